@@ -1,0 +1,1 @@
+"""What ``ray job submit`` runs. Each module is a command: ``python -m jobs.NAME --help``."""

@@ -1,0 +1,97 @@
+"""Corpora into a Parquet lake: ``python -m jobs.ingest --corpus phantom --root DIR --lake URL``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from rayzero.studies.corpora import corpus_names
+from rayzero.studies.errors import CorpusError, LakeError
+from rayzero.studies.ingest import Ingested, Progress, ingest
+
+REPORT_EVERY = 5.0
+"""Seconds between lines of progress."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one ingest; 0 on success, 2 when what was asked cannot be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = ingest(
+            options.corpus,
+            options.root,
+            options.lake,
+            limit=options.limit,
+            cpus=options.cpus,
+            on_progress=_Printer(),
+        )
+    except (CorpusError, LakeError) as error:
+        print(f"ingest: {error}", file=sys.stderr)
+        return 2
+    print(summary(result))
+    return 0
+
+
+def summary(result: Ingested) -> str:
+    """What was written and what was refused, for a terminal."""
+    lake, total = result.lake, result.lake.counts["total"]
+    images = total.get("images", 0)
+    lines = [
+        f"lake         {lake.url}  (fingerprint {lake.fingerprint[:12]})",
+        f"studies      {total.get('studies', 0)}  ({_listed(lake.counts['split'])})",
+        f"images       {images}  ({_listed(lake.counts['view'])})",
+        f"sentences    {total.get('sentences', 0)}  ({total.get('without_sentences', 0)} studies have none)",
+        f"quarantined  {len(result.quarantined)}",
+        f"speed        {images / max(result.seconds, 1e-9):.0f} images/s over {result.seconds:.1f} s",
+    ]
+    reasons = Counter((item.stage, item.reason) for item in result.quarantined)
+    lines[5:5] = [f"    {count:6d}  {stage}: {reason}" for (stage, reason), count in reasons.most_common(10)]
+    if len(reasons) > 10:
+        lines.insert(15, f"            and {len(reasons) - 10} more reasons; see Lake.quarantine()")
+    return "\n".join(lines)
+
+
+class _Printer:
+    """One line of progress every few seconds, and one at the end."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.seconds < self._next and progress.studies < progress.total:
+            return
+        self._next = progress.seconds + REPORT_EVERY
+        rate = progress.images / max(progress.seconds, 1e-9)
+        print(f"ingest: {progress.studies}/{progress.total} studies, {rate:.0f} images/s", flush=True)
+
+
+def _listed(counts: object) -> str:
+    assert isinstance(counts, dict)
+    return ", ".join(f"{name} {number}" for name, number in counts.items()) or "none"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a number of 1 or more")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.ingest",
+        description="Read a corpus and write it as a Parquet lake. A lake that is already there is replaced as a "
+        "whole once everything is written; until then, and after an interruption, the old one stays in force.",
+    )
+    parser.add_argument("--corpus", required=True, help=f"one of: {', '.join(corpus_names())}")
+    parser.add_argument("--root", required=True, help="folder or URL of the corpus; every worker must reach it")
+    parser.add_argument("--lake", required=True, help="folder or URL (s3://...) of the lake to write")
+    parser.add_argument("--limit", type=_positive, help="take the first N studies only")
+    parser.add_argument("--cpus", type=_positive, help="tasks that run at once (default: the CPUs of the cluster)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The published systems: one file each, one contract (``base``), looked up by name (``registry``)."""

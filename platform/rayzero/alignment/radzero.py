@@ -1,0 +1,137 @@
+"""RadZero (arXiv 2504.07416): similarity-based cross-attention and multi-positive contrastive alignment.
+
+A frozen vision encoder, a few trainable transformer blocks on its tokens, a fine-tuned sentence encoder, and a
+LayerNorm that both sides share. Each minimal sentence of a report is scored against each image by VL-CABS:
+
+    q = unit(LN(text)),  u_k = unit(LN(token_k)),  s_k = <q, u_k> / tau
+    score = cos(q, sum_k softmax(s)_k u_k) / tau,  map = s on the patch grid        (sections 3.2 and 3.3)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn import functional as F
+
+from rayzero.alignment.base import AlignmentModel, Batch, ImageFeatures, TextFeatures
+from rayzero.alignment.registry import register
+from rayzero.config import Config, Settings, validate
+from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
+from rayzero.encoders.transformer import Block, sincos_positions
+from rayzero.encoders.vision import VisionEncoder, build_vision
+from rayzero.ops.collectives import gather_rows
+from rayzero.ops.contrastive import multi_positive_nce
+from rayzero.ops.similarity_attention import vl_cabs
+
+
+class RadZeroSettings(Settings):
+    """``model.*`` of a RadZero run."""
+
+    blocks: int = Field(2, ge=0, le=24, description="Trainable transformer blocks on the frozen encoder")
+    heads: int = Field(12, ge=1)
+    temperature: float = Field(0.07, ge=0.01, le=1.0, description="Initial temperature, divides cosines")
+    learn_temperature: bool = True
+
+
+class RadZero(AlignmentModel):
+    """RadZero over any vision and text encoder.
+
+    The shared space has the text encoder's width, as published; a vision encoder of another width is brought to
+    it by one linear map with fixed position codes, because such encoders (CNNs) carry none.
+    """
+
+    def __init__(self, vision: VisionEncoder, text: TextEncoder, settings: RadZeroSettings) -> None:
+        super().__init__()
+        self.vision, self.text = vision, text
+        width = text.width
+        self.adapter = None if vision.width == width else nn.Linear(vision.width, width)
+        if self.adapter is not None:
+            self.register_buffer("positions", sincos_positions(vision.grid, width), persistent=False)
+        self.blocks = nn.Sequential(*[Block(width, settings.heads) for _ in range(settings.blocks)])
+        self.norm = nn.LayerNorm(width)
+        # Shape [1], not scalar: DeepSpeed broadcasts parameters as byte views, which 0-d tensors have not.
+        self.log_temperature = nn.Parameter(
+            torch.full((1,), math.log(settings.temperature)), requires_grad=settings.learn_temperature
+        )
+
+    @property
+    def temperature(self) -> Tensor:
+        """The temperature tau (1,), kept in [0.01, 1] here because ZeRO undoes a clamp of the parameter itself."""
+        return self.log_temperature.clamp(math.log(0.01), 0.0).exp()
+
+    def train(self, mode: bool = True) -> RadZero:
+        """Training mode for the trainable parts; a frozen encoder keeps its inference statistics."""
+        super().train(mode)
+        for encoder in (self.vision, self.text):
+            if not any(parameter.requires_grad for parameter in encoder.parameters()):
+                encoder.eval()
+        return self
+
+    def encode_image(self, pixels: Tensor | None = None, *, features: Tensor | None = None) -> ImageFeatures:
+        """Unit tokens (B, N, D); ``pooled`` (B, D) is their mean, CLS included where the encoder has one.
+
+        The first ``num_prefix`` tokens (CLS) take part in the attention but not in the map; they are kept in
+        ``tokens`` in front, and ``grid`` covers the rest.
+        """
+        if (pixels is None) == (features is None):
+            raise ValueError("encode_image takes either pixels or cached features")
+        hidden = self.vision(pixels) if features is None else features.to(self.norm.weight.dtype)
+        if self.adapter is not None:
+            hidden = self.adapter(hidden)
+            hidden = hidden + self.positions.to(hidden.dtype)
+        tokens = F.normalize(self.norm(self.blocks(hidden)).float(), dim=-1, eps=1e-12)
+        return ImageFeatures(pooled=tokens.mean(dim=1), tokens=tokens, grid=self.vision.grid)
+
+    def encode_text(self, tokens: TokenBatch) -> TextFeatures:
+        """Unit sentence vectors (T, D), and the word vectors behind them."""
+        pooled, words = self.text(tokens)
+        query = F.normalize(self.norm(pooled).float(), dim=-1, eps=1e-12)
+        return TextFeatures(pooled=query, tokens=words, mask=tokens.mask.bool())
+
+    def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """Logits (B, T): VL-CABS cosine over the temperature."""
+        return vl_cabs(text.pooled, image.tokens, self.temperature) / self.temperature
+
+    def similarity_map(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """Patch logits (B, T, h, w): cosine of each patch token and the text over the temperature."""
+        patches = image.tokens[:, image.tokens.shape[1] - math.prod(image.grid) :]
+        scores = torch.einsum("td,bnd->btn", text.pooled, patches) / self.temperature
+        return scores.unflatten(-1, image.grid)
+
+    def loss(self, batch: Batch, group: ProcessGroup | None = None) -> dict[str, Tensor]:
+        """Multi-positive NCE over the group's images and distinct sentences (section 3.4).
+
+        Images stay where they are: only the sentence vectors, a thousandth of the bytes, are gathered.
+        """
+        image = self.encode_image(batch.pixels, features=batch.features)
+        text = self.encode_text(batch.texts)
+        queries, positives = _distinct_texts(text.pooled, batch, group)
+        logits = vl_cabs(queries, image.tokens, self.temperature) / self.temperature
+        loss = multi_positive_nce(logits, positives, group=group)
+        return {"loss": loss, "temperature": self.temperature.detach().squeeze()}
+
+
+def _distinct_texts(queries: Tensor, batch: Batch, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """The group's distinct sentences (T, D) in one order on all processes, and local positives (B, T)."""
+    everyone = gather_rows(queries, group)
+    ids = gather_rows(batch.text_ids, group)
+    distinct, inverse = torch.unique(ids, return_inverse=True)
+    first = torch.full_like(distinct, ids.numel()).scatter_reduce_(
+        0, inverse, torch.arange(ids.numel(), device=ids.device), reduce="amin"
+    )
+    columns = torch.searchsorted(distinct, batch.text_ids)
+    positives = batch.positives.new_zeros((batch.positives.shape[0], distinct.numel()))
+    positives[:, columns] = batch.positives
+    return everyone[first], positives
+
+
+def _build(config: Config) -> RadZero:
+    settings = validate(RadZeroSettings, config.model, where="model")
+    return RadZero(build_vision(config.vision), build_text(config.text), settings)
+
+
+register("radzero", RadZeroSettings, _build)

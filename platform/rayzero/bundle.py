@@ -1,0 +1,156 @@
+"""A bundle: an exported model as a folder that evaluation and serving load.
+
+``model.safetensors`` (every weight), ``config.yaml`` (the run's settings), ``tokenizer/`` and ``encoders/`` (what
+rebuilds the two towers with no hub), ``card.json`` (system, data, metrics, calibration, commit) and
+``checksums.json`` (SHA-256 of each file, verified before anything is read). No pickle is ever loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from rayzero.alignment import registry
+from rayzero.alignment.base import AlignmentModel, ImageFeatures, TextFeatures
+from rayzero.config import Config, dump_yaml, load_config
+from rayzero.studies.preprocess import Geometry, prepare
+from rayzero.studies.study import Image
+
+FORMAT_VERSION = 1
+
+
+class BundleError(RuntimeError):
+    """A bundle is missing, damaged or of another format; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Platt scaling fitted on validation studies: probability = sigmoid(scale * logit + bias)."""
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+@dataclass
+class Bundle:
+    """A loaded model with what it needs to answer: preprocessing, calibration, and the card about it."""
+
+    model: AlignmentModel
+    config: Config
+    card: dict[str, Any]
+
+    @property
+    def calibration(self) -> Calibration:
+        """Parameters that turn a logit into a probability."""
+        return Calibration(**self.card.get("calibration", {}))
+
+    @property
+    def map_threshold(self) -> float:
+        """Map logit above which a pixel counts as part of a finding, chosen on validation studies."""
+        return float(self.card.get("map_threshold", 0.0))
+
+    def prepare(self, image: Image) -> tuple[np.ndarray[Any, np.dtype[np.float32]], Geometry]:
+        """``image`` as the encoder's input (1, R, R) in [0, 1], and the geometry that maps results back."""
+        return prepare(image, self.config.data, self.config.vision.resolution)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Sequence[np.ndarray[Any, Any]]) -> ImageFeatures:
+        """Encode B prepared images (1, R, R)."""
+        batch = torch.from_numpy(np.stack(pixels)).to(self.model.device)
+        return self.model.encode_image(batch)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> TextFeatures:
+        """Encode T prompts, used as they are. Raises ValueError for a blank prompt or an empty list."""
+        return self.model.encode_prompts(list(prompts))
+
+    @torch.no_grad()
+    def score(self, image: ImageFeatures, text: TextFeatures) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Zero-shot logits (B, T)."""
+        return self.model.score(image, text).float().cpu().numpy()
+
+    @torch.no_grad()
+    def similarity_map(self, image: ImageFeatures, text: TextFeatures) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Map logits on the patch grid (B, T, *grid); ``Geometry.restore`` brings one to the image's own size."""
+        return self.model.similarity_map(image, text).float().cpu().numpy()
+
+    def probability(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Calibrated probabilities of ``logits``, of any shape."""
+        fit = self.calibration
+        return np.asarray(1.0 / (1.0 + np.exp(-(fit.scale * np.asarray(logits, dtype=np.float64) + fit.bias))))
+
+
+def save_bundle(url: str, model: AlignmentModel, config: Config, card: dict[str, Any]) -> str:
+    """Write a bundle to ``url`` (a folder, local or on any fsspec file system) and return it."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder)
+        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+        save_file(weights, local / "model.safetensors", metadata={"format": "pt"})
+        (local / "config.yaml").write_text(dump_yaml(config))
+        model.vision.save_definition(local / "encoders" / "vision")
+        model.text.save_definition(local / "encoders" / "text")
+        (local / "card.json").write_text(
+            json.dumps({"format": FORMAT_VERSION, "system": config.system, **card}, indent=2, sort_keys=True)
+        )
+        files = sorted(path for path in local.rglob("*") if path.is_file())
+        sums = {str(path.relative_to(local)): _sha256(path) for path in files}
+        (local / "checksums.json").write_text(json.dumps(sums, indent=2))
+        fs, root = fsspec.core.url_to_fs(url)
+        fs.makedirs(root, exist_ok=True)
+        fs.put(f"{folder}/", f"{root}/", recursive=True)
+    return url
+
+
+def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
+    """Load a bundle for inference. Raises BundleError when a file is absent, altered or of another format."""
+    with _local_copy(url) as folder:
+        _verify(folder, url)
+        card = json.loads((folder / "card.json").read_text())
+        if card.get("format") != FORMAT_VERSION:
+            raise BundleError(f"{url}: bundle format {card.get('format')!r}, this version reads {FORMAT_VERSION}")
+        config = load_config(folder / "config.yaml")
+        vision = config.vision.model_copy(update={"encoder": str(folder / "encoders" / "vision")})
+        text = config.text.model_copy(update={"encoder": str(folder / "encoders" / "text")})
+        model = registry.build(config.model_copy(update={"vision": vision, "text": text}))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.eval().requires_grad_(False)
+    return Bundle(model=model.to(device), config=config, card=card)
+
+
+@contextmanager
+def _local_copy(url: str) -> Iterator[Path]:
+    fs, root = fsspec.core.url_to_fs(url)
+    if not fs.exists(f"{root}/checksums.json"):
+        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
+    if fs.protocol == "file" or "file" in fs.protocol:
+        yield Path(root)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fs.get(f"{root}/", f"{folder}/", recursive=True)
+        yield Path(folder)
+
+
+def _verify(folder: Path, url: str) -> None:
+    sums: dict[str, str] = json.loads((folder / "checksums.json").read_text())
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{url}: {name} is missing; export the bundle again")
+        if _sha256(path) != expected:
+            raise BundleError(f"{url}: {name} does not match its checksum; export or download the bundle again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

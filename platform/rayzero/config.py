@@ -1,0 +1,221 @@
+"""Every setting of a run: typed, validated, and saved with the run.
+
+A run is a YAML preset plus dotted overrides (``training.workers=8``). Values are checked before anything
+starts; an unknown key is refused with the nearest valid name. Settings that belong to one system alone
+(``model.*``) are declared beside that system in ``rayzero.alignment`` and validated by the same rules.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml import YAMLError
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type, or out of range; the message names it and the remedy."""
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: immutable, and closed to unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataConfig(Settings):
+    """Which studies a run reads, and how their images become tensors."""
+
+    lake: str = Field("", description="Folder or URL of a Parquet lake written by jobs.ingest")
+    cache: str = Field("", description="Folder or URL for cached features; empty is <storage>/cache")
+    views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = ("frontal",)
+    intensity: Literal["voi", "minmax", "radzero"] = "voi"
+    geometry: Literal["stretch", "pad"] = "stretch"
+    shuffle_window: int = Field(256, ge=1, description="Images held per worker to shuffle among")
+
+
+class VisionConfig(Settings):
+    """The image encoder: a name shipped with RayZero, a Hugging Face id, or a local folder."""
+
+    encoder: str = "efficientnet-lite0"
+    resolution: int = Field(256, ge=32, le=2048)
+    frozen: bool = True
+    cache_features: bool = Field(False, description="Run a frozen encoder once per image and train from its features")
+
+    @model_validator(mode="after")
+    def _cache_needs_frozen(self) -> VisionConfig:
+        if self.cache_features and not self.frozen:
+            raise ValueError("vision.cache_features needs vision.frozen=true: features of a trained encoder change")
+        return self
+
+
+class TextConfig(Settings):
+    """The sentence encoder: a name shipped with RayZero, a Hugging Face id, or a local folder."""
+
+    encoder: str = "all-minilm-l6-v2"
+    max_tokens: int = Field(64, ge=4, le=512)
+    trainable_layers: int | None = Field(
+        None, ge=0, description="Last transformer layers that train; null trains everything, 0 freezes the encoder"
+    )
+    lr_scale: float = Field(1.0, ge=0.0, le=10.0, description="Learning rate of the text encoder over training.lr")
+
+
+class TrainingConfig(Settings):
+    """The optimisation, and the Ray Train + DeepSpeed job that carries it."""
+
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1.0, gt=0.0)
+    gpus_per_worker: float = Field(0.0, ge=0.0)
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_size: int = Field(32, ge=1, description="Images per step over all workers")
+    steps: int = Field(100, ge=1)
+    lr: float = Field(1e-4, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0.0)
+    weight_decay: float = Field(0.05, ge=0.0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    gradient_clip: float = Field(1.0, ge=0.0, description="Global gradient norm; 0 turns clipping off")
+    validate_every: int = Field(0, ge=0, description="Steps between validation passes; 0 validates at the end alone")
+    checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0 saves at the end alone")
+    keep_checkpoints: int = Field(2, ge=1)
+    max_failures: int = Field(2, ge=0, description="Worker failures survived before the run is given up")
+    log_every: int = Field(10, ge=1)
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> TrainingConfig:
+        if self.batch_size % self.workers:
+            raise ValueError(
+                f"training.batch_size={self.batch_size} is not a multiple of training.workers={self.workers}; "
+                f"try {self.batch_size - self.batch_size % self.workers or self.workers}"
+            )
+        return self
+
+    @property
+    def batch_per_worker(self) -> int:
+        """Images per step and worker."""
+        return self.batch_size // self.workers
+
+
+class EvaluationConfig(Settings):
+    """How held-out studies are scored."""
+
+    batch_size: int = Field(32, ge=1)
+    bootstrap: int = Field(1000, ge=0, description="Bootstrap replicates behind each interval")
+    prompt: str = "There is {}"
+    overlays: int = Field(12, ge=0, description="Example maps drawn in report.html")
+
+    @model_validator(mode="after")
+    def _prompt_has_a_slot(self) -> EvaluationConfig:
+        if self.prompt.count("{}") != 1:
+            raise ValueError(f"evaluation.prompt={self.prompt!r} must hold one {{}} where the finding goes")
+        return self
+
+
+class Config(Settings):
+    """All settings of one run. ``name`` identifies it: the same name in the same storage continues it."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    storage: str = Field("runs", description="Folder or URL that holds run folders")
+    system: str = "radzero"
+    seed: int = 42
+    data: DataConfig = DataConfig()
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    model: dict[str, Any] = Field(default_factory=dict, description="Settings of the system, see rayzero.alignment")
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def validate(kind: type[SettingsT], values: Mapping[str, Any], *, where: str = "") -> SettingsT:
+    """``values`` as ``kind``. Raises ConfigError that lists every wrong field with its value and the remedy."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_explain(kind, problem, where) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def load_config(preset: Path | str | None, overrides: Sequence[str] = ()) -> Config:
+    """The preset file (or the defaults) with ``overrides`` such as ``vision.resolution=256`` laid over it.
+
+    Raises ConfigError for a missing or malformed file, an unknown key, or a value out of range.
+    """
+    try:
+        base = OmegaConf.load(preset) if preset is not None else OmegaConf.create()
+        merged = OmegaConf.merge(base, OmegaConf.from_dotlist([_checked(o) for o in overrides]))
+    except FileNotFoundError:
+        raise ConfigError(f"no preset file {preset}; give the path of a YAML file") from None
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{preset or 'overrides'}: not valid settings: {error}") from None
+    if not isinstance(merged, DictConfig):
+        raise ConfigError(f"{preset}: a preset is a mapping of settings, found a list")
+    values = OmegaConf.to_container(merged, resolve=False)
+    assert isinstance(values, dict)
+    return validate(Config, {str(key): value for key, value in values.items()})
+
+
+def parse_config(text: str) -> Config:
+    """The settings that ``dump_yaml`` wrote. Raises ConfigError when they are not settings of this version."""
+    values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    assert isinstance(values, dict)
+    return validate(Config, {str(key): value for key, value in values.items()})
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy of ``config`` with dotted keys replaced, validated as a whole."""
+    tree = OmegaConf.create(config.model_dump(mode="json"))
+    for key, value in values.items():
+        OmegaConf.update(tree, key, value, merge=False)
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    return validate(Config, {str(key): value for key, value in plain.items()})
+
+
+def dump_yaml(settings: Settings) -> str:
+    """``settings`` as YAML that ``load_config`` reads back to an equal value."""
+    return OmegaConf.to_yaml(OmegaConf.create(settings.model_dump(mode="json")))
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest of ``names``, or a list of them when none is close."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"valid names: {', '.join(sorted(names))}"
+
+
+def _checked(text: str) -> str:
+    if "=" not in text or text.startswith(("-", "=")):
+        raise ConfigError(f"override {text!r} is not of the form key=value, such as training.workers=2")
+    return text
+
+
+def _explain(kind: type[Settings], problem: Any, where: str) -> str:
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(([where] if where else []) + path)
+    if problem["type"] == "extra_forbidden":
+        owner = _owner(kind, path[:-1])
+        siblings = list(owner.model_fields) if owner else []
+        return f"unknown setting {name!r}: {nearest(path[-1], siblings)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not path:
+        return message
+    return f"{name}={problem['input']!r}: {message}" if problem["type"] != "value_error" else message
+
+
+def _owner(kind: type[Settings], path: Sequence[str]) -> type[Settings] | None:
+    for part in path:
+        field = kind.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
+            return None
+        kind = annotation
+    return kind

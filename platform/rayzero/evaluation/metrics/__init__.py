@@ -1,0 +1,1 @@
+"""Metrics by subject, on plain arrays: they know nothing of lakes, bundles or Ray."""

@@ -1,0 +1,107 @@
+"""The held-out phantom: every task on the frontal images of one split, findings never seen in training set apart.
+
+Thresholds and calibration come from validation studies. Findings of ``NEVER_SEEN`` occur in the test split only,
+so their figures are zero-shot in the strict sense; whether the lake keeps that promise is checked and noted.
+"""
+
+from __future__ import annotations
+
+from rayzero.bundle import Bundle
+from rayzero.config import EvaluationConfig
+from rayzero.evaluation import sections
+from rayzero.evaluation.errors import EvaluationError
+from rayzero.evaluation.inference import InProcess, Scorer
+from rayzero.evaluation.metrics.bootstrap import Bootstrap
+from rayzero.evaluation.protocols.registry import Protocol, register
+from rayzero.evaluation.records import Task
+from rayzero.evaluation.result import EvaluationResult
+from rayzero.evaluation.sections import Groups, Scored
+from rayzero.evaluation.truth import Truth, read_truth
+from rayzero.phantom.vocabulary import NEVER_SEEN
+from rayzero.studies.lake import Lake
+
+NAME, TITLE = "phantom", "Held-out phantom studies"
+TUNING_SPLIT = "validation"
+# A report shows hits and misses of the same findings: more candidates than it will draw.
+_EXAMPLE_FACTOR = 4
+
+
+def run(
+    bundle: Bundle,
+    lake: Lake,
+    *,
+    config: EvaluationConfig | None = None,
+    split: str = "test",
+    scorer: Scorer | None = None,
+) -> EvaluationResult:
+    """See ``registry.Run``."""
+    if split == TUNING_SPLIT:
+        raise EvaluationError(f"thresholds are chosen on split {split!r}; evaluate another split, such as test")
+    config = config or bundle.config.evaluation
+    scorer = scorer or InProcess(bundle, config.batch_size)
+    truth, tuning = read_truth(lake, split), read_truth(lake, TUNING_SPLIT)
+    findings = tuple(sorted({*truth.findings, *tuning.findings}))
+    prompts = tuple((name, config.prompt.format(name)) for name in findings)
+    examples = truth.pick_examples(_EXAMPLE_FACTOR * config.overlays)
+    validation = Scored(tuning, scorer(lake, TUNING_SPLIT, Task(prompts)), findings)
+    test = Scored(truth, scorer(lake, split, Task(prompts, truth.sentences, examples)), findings)
+    groups: Groups = {
+        "seen": [name for name in findings if name not in NEVER_SEEN],
+        "never_seen": [name for name in findings if name in NEVER_SEEN],
+    }
+    bootstrap = Bootstrap(test.patients, config.bootstrap)
+    return EvaluationResult(
+        protocol=NAME,
+        title=TITLE,
+        system=bundle.config.system,
+        lake=lake.url,
+        fingerprint=lake.fingerprint,
+        split=split,
+        prompt=config.prompt,
+        intensity=bundle.config.data.intensity,
+        geometry=bundle.config.data.geometry,
+        counts=_counts(test, validation),
+        notes=_leaks(lake, truth, split),
+        replicates=config.bootstrap,
+        scored=test,
+        classification=sections.classification(test, bootstrap, groups),
+        calibration=sections.calibration(validation, test),
+        grounding=sections.grounding(test, bootstrap, groups),
+        segmentation=sections.segmentation(validation, test, bootstrap, groups),
+        retrieval=sections.retrieval(test, bootstrap),
+    )
+
+
+def _counts(test: Scored, validation: Scored) -> dict[str, int]:
+    scored = {one.study_id for one in test.images}
+    return {
+        "patients": len(set(test.patients)),
+        "studies": len(scored),
+        "images": len(test.images),
+        "studies_without_frontal": len(test.truth.studies) - len(scored),
+        "findings": len(test.findings),
+        "sentences": len(test.truth.sentences),
+        "validation_images": len(validation.images),
+    }
+
+
+def _leaks(lake: Lake, truth: Truth, split: str) -> list[str]:
+    """What the lake holds that would make a figure mean less than it says."""
+    if split == "train":
+        return ["These studies were trained on: the figures are not an evaluation."]
+    others = [name for name in lake.splits if name != split]
+    patients = {study.patient_id for study in truth.studies.values()}
+    shared: set[str] = set()
+    met: set[str] = set()
+    for study in lake.read(splits=others, columns=("labels",)):
+        shared |= {study.patient_id} & patients
+        met |= {name for name in NEVER_SEEN if study.labels.get(name, 0)}
+    notes = []
+    if shared:
+        notes.append(f"{len(shared)} patients of split {split!r} also have studies in other splits: figures are inflated.")
+    if met:
+        notes.append(f"Labelled outside split {split!r}, hence not never-seen: {', '.join(sorted(met))}.")
+    return notes
+
+
+register(Protocol(NAME, TITLE, run))

@@ -1,0 +1,152 @@
+"""What one image contributes to an evaluation, small enough to send between machines.
+
+Full-size maps stay where they were computed: a worker reduces each to its peak, two histograms and, for the few
+examples that a report shows, the patch grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rayzero.evaluation.metrics.segmentation import Histograms
+
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to compute of each image of ``view``.
+
+    ``prompts`` pairs each finding with its prompt; ``sentences`` are the distinct report sentences to score;
+    studies in ``examples`` keep a thumbnail and their patch grids.
+    """
+
+    prompts: tuple[tuple[str, str], ...]
+    sentences: tuple[str, ...] = ()
+    examples: frozenset[str] = frozenset()
+    view: str = "frontal"
+
+
+@dataclass(frozen=True)
+class Localised:
+    """A finding with a true region on one image: the map's ``peak`` (x, y) and how it compares.
+
+    ``hit`` and ``chance`` (share of pixels in the boxes) are None without a box, ``histograms`` without a mask;
+    ``grid`` (h, w) holds the map's logits on the patch grid, for examples alone.
+    """
+
+    finding: str
+    peak: tuple[int, int]
+    hit: bool | None = None
+    chance: float | None = None
+    histograms: Histograms | None = None
+    grid: Float32 | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """One image: logits of the prompts (F,) and of the sentences (S,), its regions, and a JPEG for examples."""
+
+    study_id: str
+    patient_id: str
+    image_id: str
+    size: tuple[int, int]
+    logits: Float32
+    sentences: Float32
+    regions: tuple[Localised, ...] = ()
+    thumbnail: bytes = b""
+
+
+_REGION = pa.struct(
+    [
+        ("finding", pa.string()),
+        ("x", pa.int32()),
+        ("y", pa.int32()),
+        ("hit", pa.bool_()),
+        ("chance", pa.float64()),
+        ("foreground", pa.binary()),
+        ("everything", pa.binary()),
+        ("grid", pa.binary()),
+        ("rows", pa.int32()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("study_id", "patient_id", "image_id")),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        # Arrays travel as their little-endian bytes: float32, and int64 for the histograms.
+        ("logits", pa.binary()),
+        ("sentences", pa.binary()),
+        ("regions", pa.list_(_REGION)),
+        ("thumbnail", pa.binary()),
+    ]
+)
+
+
+def to_table(records: Sequence[ImageScores]) -> pa.Table:
+    """``records`` as an Arrow table of ``SCHEMA``, which Ray Data passes on without pickling."""
+    rows = [
+        {
+            "study_id": one.study_id,
+            "patient_id": one.patient_id,
+            "image_id": one.image_id,
+            "height": one.size[0],
+            "width": one.size[1],
+            "logits": one.logits.astype("<f4").tobytes(),
+            "sentences": one.sentences.astype("<f4").tobytes(),
+            "regions": [_region_row(region) for region in one.regions],
+            "thumbnail": one.thumbnail,
+        }
+        for one in records
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[ImageScores]:
+    """The inverse of ``to_table``."""
+    return [
+        ImageScores(
+            study_id=row["study_id"],
+            patient_id=row["patient_id"],
+            image_id=row["image_id"],
+            size=(row["height"], row["width"]),
+            logits=np.frombuffer(row["logits"], "<f4"),
+            sentences=np.frombuffer(row["sentences"], "<f4"),
+            regions=tuple(_region(region) for region in row["regions"]),
+            thumbnail=row["thumbnail"],
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def _region_row(region: Localised) -> dict[str, Any]:
+    histograms, grid = region.histograms, region.grid
+    return {
+        "finding": region.finding,
+        "x": region.peak[0],
+        "y": region.peak[1],
+        "hit": region.hit,
+        "chance": region.chance,
+        "foreground": None if histograms is None else histograms.foreground.astype("<i8").tobytes(),
+        "everything": None if histograms is None else histograms.everything.astype("<i8").tobytes(),
+        "grid": None if grid is None else grid.astype("<f4").tobytes(),
+        "rows": 0 if grid is None else grid.shape[0],
+    }
+
+
+def _region(row: dict[str, Any]) -> Localised:
+    counts = [np.frombuffer(row[name], "<i8") for name in ("foreground", "everything") if row[name] is not None]
+    return Localised(
+        finding=row["finding"],
+        peak=(row["x"], row["y"]),
+        hit=row["hit"],
+        chance=row["chance"],
+        histograms=Histograms(*counts) if counts else None,
+        grid=None if row["grid"] is None else np.frombuffer(row["grid"], "<f4").reshape(row["rows"], -1),
+    )

@@ -1,0 +1,295 @@
+"""A lake: studies as Parquet on a local disk or an object store.
+
+::
+
+    <lake>/lake.json                            what is in it; the only file whose name is fixed
+    <lake>/data/<generation>/part-00000.parquet     studies; every row group holds one split
+    <lake>/data/<generation>/quarantine.parquet     study_id, file, stage, reason
+
+A lake is replaced as a whole: a new generation is written beside the old one, ``lake.json`` is switched to it
+last, and the old generation is removed after. Whoever opens the lake sees one of the two, never a mixture; an
+interrupted write leaves the old lake in force and debris that the next commit clears.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from rayzero.config import nearest
+from rayzero.studies.errors import LakeError
+from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_row
+
+GROUP_STUDIES = 32
+GROUP_BYTES = 64 * 2**20
+"""A row group closes at this many studies or bytes of pixels, whichever comes first: what a reader holds at once."""
+
+_QUARANTINE = pa.schema([(name, pa.string()) for name in ("study_id", "file", "stage", "reason")])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """A file, table row or whole study (``file`` empty) that did not enter the lake, and why."""
+
+    study_id: str
+    file: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One readable unit: ``num_rows`` studies of one split, row group ``index`` of the file at ``path`` (URL)."""
+
+    path: str
+    index: int
+    num_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one written file holds: its name, its row groups as (split, studies), its counts, a digest per study."""
+
+    name: str
+    groups: tuple[tuple[str, int], ...] = ()
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake opened for reading. ``counts`` is {"split" | "corpus" | "view" | "total": {name: number}}."""
+
+    url: str
+    generation: str
+    fingerprint: str
+    counts: Mapping[str, Mapping[str, int]]
+    parts: tuple[Part, ...] = field(repr=False)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that hold at least one study."""
+        return tuple(sorted(self.counts["split"]))
+
+    def row_groups(self, splits: Sequence[str] | None = None) -> list[RowGroup]:
+        """The row groups of ``splits`` (all when None) in a fixed order. Raises LakeError for an absent split."""
+        for split in splits or ():
+            if split not in self.splits:
+                raise LakeError(f"the lake at {self.url} has no split {split!r}; {nearest(split, self.splits)}")
+        folder = _generation_url(self.url, self.generation)
+        return [
+            RowGroup(f"{folder}/{part.name}", index, rows)
+            for part in self.parts
+            for index, (split, rows) in enumerate(part.groups)
+            if splits is None or split in splits
+        ]
+
+    def read(self, *, splits: Sequence[str] | None = None, columns: Sequence[str] | None = None) -> Iterator[Study]:
+        """Studies in a fixed order, one row group in memory at a time; columns left out take their defaults.
+
+        ``columns`` always includes the four identifying columns, which a Study cannot be without.
+        """
+        for group in self.row_groups(splits):
+            yield from read_row_group(group, columns=columns)
+
+    def quarantine(self) -> list[Quarantined]:
+        """Everything that did not enter the lake."""
+        url = f"{_generation_url(self.url, self.generation)}/quarantine.parquet"
+        with fsspec.open(url, "rb") as file:
+            return [Quarantined(**row) for row in pq.read_table(file).to_pylist()]
+
+
+def open_lake(url: str) -> Lake:
+    """The lake at ``url``, a folder or any fsspec URL. Raises LakeError when there is none, or it is not readable."""
+    root = normal_url(url)
+    try:
+        with fsspec.open(f"{root}/lake.json", "rb") as file:
+            card: dict[str, Any] = json.load(file)
+    except FileNotFoundError:
+        raise LakeError(f"no lake at {url}; write one with: python -m jobs.ingest --lake {url} ...") from None
+    except ValueError as error:
+        raise LakeError(f"{url}/lake.json is damaged ({error}); write the lake again with jobs.ingest") from None
+    except OSError as error:
+        raise LakeError(f"cannot read {url}/lake.json: {error}") from error
+    found = card.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise LakeError(
+            f"the lake at {url} has schema version {found}, this release reads {SCHEMA_VERSION}; "
+            "write it again with jobs.ingest"
+        )
+    parts = tuple(Part(name=p["name"], groups=tuple((s, n) for s, n in p["groups"])) for p in card["parts"])
+    return Lake(root, card["generation"], card["fingerprint"], card["counts"], parts)
+
+
+def read_row_group(group: RowGroup, *, columns: Sequence[str] | None = None) -> Iterator[Study]:
+    """The studies of one row group, each built as it is asked for."""
+    table = read_row_group_table(group, columns=columns)
+    for index in range(table.num_rows):
+        yield from_row(table.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0])
+
+
+def read_row_group_table(group: RowGroup, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row group as an Arrow table of ``columns`` (all when None), identifying columns included."""
+    wanted = None
+    if columns is not None:
+        for name in columns:
+            if name not in SCHEMA.names:
+                raise LakeError(f"a study has no column {name!r}; {nearest(name, SCHEMA.names)}")
+        wanted = [n for n in SCHEMA.names if n in {*columns, "study_id", "patient_id", "corpus", "split"}]
+    return read_parquet_group(group, wanted)
+
+
+def read_parquet_group(group: RowGroup, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row group by Parquet column paths, such as ``images.list.element.view`` to leave pixels unread."""
+    try:
+        with fsspec.open(group.path, "rb") as file:
+            return pq.ParquetFile(file).read_row_group(group.index, columns=columns)
+    except FileNotFoundError:
+        raise LakeError(f"{group.path} is gone: the lake was rewritten meanwhile; open it again") from None
+    except pa.ArrowInvalid as error:
+        raise LakeError(f"{group.path} is damaged ({error}); write the lake again with jobs.ingest") from None
+
+
+def write_lake(url: str, studies: Iterable[Study], quarantined: Iterable[Quarantined] = ()) -> Lake:
+    """Write all ``studies`` as the lake at ``url``, in one process; jobs.ingest does the same on a cluster."""
+    root, generation = normal_url(url), new_generation()
+    parts = [write_part(root, generation, "part-00000.parquet", studies)]
+    return commit_lake(root, generation, parts, quarantined)
+
+
+def new_generation() -> str:
+    """A name for a new generation: the time, for the reader of a listing, and a random tail."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def write_part(url: str, generation: str, name: str, studies: Iterable[Study]) -> Part:
+    """Write ``studies`` to one file, a row group at a time, so that memory stays near ``GROUP_BYTES``.
+
+    Nothing reads the file before ``commit_lake`` names it. Raises LakeError when the lake cannot be written.
+    """
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("split", "corpus", "view", "total")}
+    groups: list[tuple[str, int]] = []
+    digests: list[str] = []
+    path = f"{_generation_url(url, generation)}/{name}"
+    try:
+        with (
+            fsspec.open(path, "wb", auto_mkdir=True) as file,
+            # Pixels neither repeat nor compare: dictionaries and statistics over them would only cost time.
+            pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False) as writer,
+        ):
+            for batch in _batches(studies):
+                writer.write_table(pa.Table.from_pylist([to_row(s) for s in batch], schema=SCHEMA))
+                groups.append((batch[0].split, len(batch)))
+                digests.extend(_digest(study) for study in batch)
+                for study in batch:
+                    _count(counts, study)
+    except OSError as error:
+        raise LakeError(f"cannot write {path}: {error}") from error
+    return Part(name=name, groups=tuple(groups), counts=counts, digests=tuple(digests))
+
+
+def commit_lake(url: str, generation: str, parts: Iterable[Part], quarantined: Iterable[Quarantined]) -> Lake:
+    """Make the written ``parts`` the lake at ``url``, replacing the one before."""
+    parts = list(parts)
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("split", "corpus", "view", "total")}
+    for part in parts:
+        for kind, values in part.counts.items():
+            counts[kind].update(values)
+    rows = [asdict(item) for item in quarantined]
+    card = {
+        "schema_version": SCHEMA_VERSION,
+        "generation": generation,
+        "fingerprint": _fingerprint(digest for part in parts for digest in part.digests),
+        "counts": {kind: dict(sorted(values.items())) for kind, values in counts.items()},
+        "quarantined": len(rows),
+        "parts": [{"name": part.name, "groups": part.groups} for part in parts if part.groups],
+    }
+    root = normal_url(url)
+    try:
+        with fsspec.open(f"{_generation_url(root, generation)}/quarantine.parquet", "wb", auto_mkdir=True) as file:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE), file)
+        _replace(f"{root}/lake.json", json.dumps(card, indent=1).encode())
+    except OSError as error:
+        raise LakeError(f"cannot write the lake at {url}: {error}") from error
+    _remove_other_generations(root, generation)
+    return open_lake(root)
+
+
+def normal_url(url: str) -> str:
+    """``url`` made absolute, so that a worker in another directory means the same place."""
+    fs, path = url_to_fs(url)
+    return str(fs.unstrip_protocol(path)).rstrip("/")
+
+
+def _generation_url(url: str, generation: str) -> str:
+    return f"{url}/data/{generation}"
+
+
+def _batches(studies: Iterable[Study]) -> Iterator[list[Study]]:
+    """``studies`` cut into row groups: one split each, bounded in number and in bytes."""
+    batch: list[Study] = []
+    size = 0
+    for study in studies:
+        weight = sum(len(image.pixels) for image in study.images)
+        full = len(batch) == GROUP_STUDIES or size + weight > GROUP_BYTES
+        if batch and (full or study.split != batch[0].split):
+            yield batch
+            batch, size = [], 0
+        batch.append(study)
+        size += weight
+    if batch:
+        yield batch
+
+
+def _count(counts: dict[str, Counter[str]], study: Study) -> None:
+    counts["split"][study.split] += 1
+    counts["corpus"][study.corpus] += 1
+    counts["view"].update(image.view for image in study.images)
+    counts["total"].update(
+        studies=1,
+        images=len(study.images),
+        sentences=len(study.sentences),
+        without_sentences=int(not study.sentences),
+    )
+
+
+def _digest(study: Study) -> str:
+    """Identity of a study's images, whatever their order."""
+    text = "\n".join([study.study_id, *sorted(image.sha256 for image in study.images)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fingerprint(digests: Iterable[str]) -> str:
+    """The same for equal studies, however they were cut into parts."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def _replace(url: str, data: bytes) -> None:
+    """Put ``data`` at ``url`` in one step: a rename on a disk, one PUT on an object store."""
+    fs, path = url_to_fs(url)
+    if isinstance(fs, LocalFileSystem):
+        Path(f"{path}.new").write_bytes(data)
+        os.replace(f"{path}.new", path)
+    else:
+        fs.pipe_file(path, data)
+
+
+def _remove_other_generations(root: str, generation: str) -> None:
+    fs, folder = url_to_fs(f"{root}/data")
+    for path in fs.ls(folder, detail=False):
+        if not str(path).rstrip("/").endswith(generation):
+            fs.rm(path, recursive=True)

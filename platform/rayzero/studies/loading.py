@@ -1,0 +1,145 @@
+"""Streams examples to a training process through Ray Data, in an order that the seed alone decides.
+
+Each epoch permutes the row groups of a lake (or of a feature cache) and deals them to the processes; a process
+reads its row groups in windows, permutes the images inside each window, and moves on to the next epoch without
+a pause. So the order is a function of (seed, rank, world size), and a resumed run continues at the very next
+image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from rayzero.config import DataConfig
+from rayzero.studies.examples import EXAMPLES, examples_of
+from rayzero.studies.errors import LakeError
+from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
+from rayzero.studies.study import Split
+
+
+@dataclass(frozen=True)
+class Source:
+    """Row groups to stream: of a lake, whose studies are prepared on the way, or of examples already prepared.
+
+    ``num_rows`` of each row group counts the examples that it yields.
+    """
+
+    row_groups: tuple[RowGroup, ...]
+    split: Split
+    data: DataConfig
+    resolution: int
+    prepared: bool
+
+
+@dataclass(frozen=True)
+class Window:
+    """Row groups that are read together; their rows are permuted by ``seed`` and the first ``skip`` left out."""
+
+    row_groups: tuple[RowGroup, ...]
+    seed: tuple[int, ...]
+    skip: int = 0
+
+
+def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int) -> Source:
+    """The images of one split of a lake, counted by view without reading a pixel.
+
+    Raises LakeError when the split has no image of the views that ``data.views`` asks for.
+    """
+    counted = []
+    for row_group in lake.row_groups([split]):
+        rows = read_parquet_group(row_group, ["images.list.element.view"]).column("images").to_pylist()
+        images = sum(image["view"] in data.views for row in rows for image in row)
+        if images:
+            counted.append(replace(row_group, num_rows=images))
+    if not counted:
+        raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(data.views)} image; see data.views")
+    return Source(tuple(counted), split, data, resolution, prepared=False)
+
+
+def read_examples(source: Source, row_group: RowGroup) -> pa.Table:
+    """The examples of one row group."""
+    if source.prepared:
+        return read_parquet_group(row_group, EXAMPLES.names)
+    return examples_of(read_row_group(row_group), source.data, source.resolution)
+
+
+def plan(source: Source, *, rank: int, world_size: int, seed: int, skip: int, rows: int) -> list[Window]:
+    """The windows that hold ``rows`` rows for ``rank``, after the ``skip`` rows that it has already used.
+
+    Exact, because ``RowGroup.num_rows`` of a source counts examples (``lake_source``).
+
+    Raises ValueError when the source has no row group.
+    """
+    windows: list[Window] = []
+    epoch, position, needed = 0, 0, skip + rows
+    if not source.row_groups:
+        raise ValueError("no row groups to stream from")
+    while position < needed:
+        order = np.random.default_rng([seed, epoch]).permutation(len(source.row_groups))
+        # Fewer row groups than processes: every process then reads them all, in an order of its own.
+        shared = len(source.row_groups) < world_size
+        mine = np.random.default_rng([seed, epoch, rank]).permutation(order) if shared else order[rank::world_size]
+        for start, group in enumerate(_windows([source.row_groups[i] for i in mine], source.data.shuffle_window)):
+            count = sum(row_group.num_rows for row_group in group)
+            drop = min(max(skip - position, 0), count)
+            if drop < count:
+                windows.append(Window(group, (seed, epoch, rank, start), drop))
+            position += count
+            if position >= needed:
+                break
+        epoch += 1
+    return windows
+
+
+def stream(
+    source: Source, *, rank: int, world_size: int, seed: int, batch_size: int, first_batch: int, num_batches: int
+) -> Iterator[pa.Table]:
+    """``num_batches`` batches of ``batch_size`` examples for one process, from batch ``first_batch`` on."""
+    windows = plan(
+        source,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+        skip=first_batch * batch_size,
+        rows=num_batches * batch_size,
+    )
+    handle = ray.put(source)
+
+    def read(batch: dict[str, np.ndarray]) -> pa.Table:  # type: ignore[type-arg]
+        return _read_window(ray.get(handle), windows[int(batch["id"][0])])
+
+    dataset = ray.data.range(len(windows), override_num_blocks=len(windows)).map_batches(
+        read, batch_size=1, zero_copy_batch=True, num_cpus=0.25
+    )
+    dataset.context.execution_options.preserve_order = True
+    # The training line says how fast data arrives; a bar per worker would bury it.
+    dataset.context.enable_progress_bars = False
+    batches = dataset.iter_batches(
+        batch_size=batch_size, batch_format="pyarrow", prefetch_batches=2, drop_last=True
+    )
+    for count, table in enumerate(batches):
+        if count == num_batches:
+            return
+        yield table
+
+
+def _windows(row_groups: list[RowGroup], size: int) -> list[tuple[RowGroup, ...]]:
+    windows: list[tuple[RowGroup, ...]] = []
+    current: list[RowGroup] = []
+    for row_group in row_groups:
+        current.append(row_group)
+        if sum(r.num_rows for r in current) >= size:
+            windows.append(tuple(current))
+            current = []
+    return [*windows, tuple(current)] if current else windows
+
+
+def _read_window(source: Source, window: Window) -> pa.Table:
+    table = pa.concat_tables([read_examples(source, row_group) for row_group in window.row_groups])
+    order = np.random.default_rng(window.seed).permutation(table.num_rows)[window.skip :]
+    return table.take(order)

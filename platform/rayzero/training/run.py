@@ -1,0 +1,162 @@
+"""A pretraining run from its config: checks, run folder, Ray Train, and what came out."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import fsspec
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from rayzero.alignment import registry
+from rayzero.config import Config, ConfigError, dump_yaml, parse_config
+from rayzero.studies.errors import LakeError
+from rayzero.studies.lake import Lake, open_lake
+from rayzero.training.features import training_source
+from rayzero.training.loop import Job, train_worker
+
+_PACKAGES = ("rayzero", "ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run: its newest checkpoint and the metrics reported with it."""
+
+    run_folder: str
+    checkpoint: ray.train.Checkpoint
+    metrics: dict[str, Any]
+
+
+class TrainingError(RuntimeError):
+    """Training ended without a result; the message says at which point and why."""
+
+
+def run_folder(config: Config) -> str:
+    """The folder or URL of the run."""
+    return f"{config.storage.rstrip('/')}/{config.name}"
+
+
+def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -> TrainingResult:
+    """Train ``config``, or continue the run of that name where it stopped. Needs a Ray cluster.
+
+    Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable.
+    """
+    config = registry.resolve(config)
+    lake = _open(config)
+    _check_same_run(config)
+    _check_resources(config)
+    job = Job(
+        config=config,
+        train=training_source(config, lake, "train"),
+        validation=training_source(config, lake, "validation") if "validation" in lake.splits else None,
+        log_dir=f"{run_folder(config)}/tensorboard",
+    )
+    _write_run_folder(config, lake)
+    result = _trainer(config, job, callbacks).fit()
+    if result.checkpoint is None:
+        raise TrainingError(f"run {config.name!r} ended without a checkpoint: {result.error}")
+    return TrainingResult(run_folder(config), result.checkpoint, dict(result.metrics or {}))
+
+
+def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
+    training = config.training
+    resources = {"CPU": training.cpus_per_worker}
+    if training.gpus_per_worker:
+        resources["GPU"] = training.gpus_per_worker
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=training.workers, use_gpu=bool(training.gpus_per_worker), resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=config.name,
+            storage_path=config.storage,
+            # The default retries a controller that cannot start for ever.
+            failure_config=ray.train.FailureConfig(max_failures=training.max_failures, controller_failure_limit=3),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=training.keep_checkpoints),
+            callbacks=list(callbacks),
+        ),
+    )
+
+
+def _open(config: Config) -> Lake:
+    if not config.data.lake:
+        raise ConfigError("data.lake is empty: give the folder or URL of a lake written by jobs.ingest")
+    lake = open_lake(config.data.lake)
+    if "train" not in lake.splits:
+        raise LakeError(f"{lake.url}: no train split (it has {', '.join(lake.splits)})")
+    return lake
+
+
+def _check_same_run(config: Config) -> None:
+    """A run is continued with the settings that it began with."""
+    fs, path = fsspec.core.url_to_fs(f"{run_folder(config)}/config.yaml")
+    if not fs.exists(path):
+        return
+    before = parse_config(fs.cat_file(path).decode())
+    changed = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
+    changed = [key for key in changed if key not in ("storage", "training.max_failures", "training.log_every")]
+    if changed:
+        raise ConfigError(
+            f"run {config.name!r} in {config.storage} began with other settings ({', '.join(changed)}); "
+            "choose another name=..., or repeat the old settings to continue it"
+        )
+
+
+def _check_resources(config: Config) -> None:
+    training = config.training
+    have = ray.cluster_resources()
+    need = {
+        "CPU": training.workers * training.cpus_per_worker,
+        "GPU": training.workers * training.gpus_per_worker,
+    }
+    for name, amount in need.items():
+        if amount > have.get(name, 0):
+            raise ConfigError(
+                f"training.workers={training.workers} need {amount:g} {name}, the cluster has "
+                f"{have.get(name, 0):g}; lower training.workers or training.{name.lower()}s_per_worker"
+            )
+
+
+def _write_run_folder(config: Config, lake: Lake) -> None:
+    fs, root = fsspec.core.url_to_fs(run_folder(config))
+    fs.makedirs(root, exist_ok=True)
+    fs.pipe_file(f"{root}/config.yaml", dump_yaml(config).encode())
+    fs.pipe_file(f"{root}/environment.json", json.dumps(environment(lake), indent=2).encode())
+
+
+def environment(lake: Lake) -> dict[str, Any]:
+    """Versions, hardware and data behind a run."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "cluster": {k: v for k, v in ray.cluster_resources().items() if not k.startswith("node:")},
+        "processor": platform.processor() or platform.machine(),
+        "lake": {"url": lake.url, "fingerprint": lake.fingerprint},
+    }
+
+
+def commit() -> str:
+    """The git commit of the working directory, or ``unknown`` outside a checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _differences(left: Any, right: Any, prefix: str = "") -> list[str]:
+    if isinstance(left, dict) and isinstance(right, dict):
+        keys = sorted(left.keys() | right.keys())
+        return [d for key in keys for d in _differences(left.get(key), right.get(key), f"{prefix}.{key}".lstrip("."))]
+    return [] if left == right else [prefix]

@@ -1,0 +1,147 @@
+"""Errors as RFC 9457 problem documents: a stable ``type``, and text that names the field and the remedy.
+
+Nothing a client sent is echoed back or logged: file names and free text may identify a patient.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from http import HTTPStatus
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger("ray.serve")
+
+MEDIA_TYPE = "application/problem+json"
+
+Slug = Literal[
+    "busy",
+    "empty-file",
+    "file-too-large",
+    "image-too-large",
+    "internal",
+    "invalid-prompts",
+    "invalid-request",
+    "method-not-allowed",
+    "model-unavailable",
+    "no-index",
+    "not-found",
+    "too-many-prompts",
+    "unauthorized",
+    "unknown-example",
+    "unknown-image",
+    "unknown-model",
+    "unreadable-file",
+    "unsupported-image",
+]
+
+_TITLES: dict[str, str] = {
+    "busy": "The server is busy",
+    "empty-file": "The file is empty",
+    "file-too-large": "The file is too large",
+    "image-too-large": "The image has too many pixels",
+    "internal": "The server failed to answer",
+    "invalid-prompts": "The findings cannot be used",
+    "invalid-request": "The request is not valid",
+    "method-not-allowed": "The method is not allowed here",
+    "model-unavailable": "The model is not available",
+    "no-index": "There is nothing to search",
+    "not-found": "There is nothing at this address",
+    "too-many-prompts": "Too many findings",
+    "unauthorized": "A valid token is needed",
+    "unknown-example": "There is no such example",
+    "unknown-image": "The image is not known",
+    "unknown-model": "There is no such model",
+    "unreadable-file": "The file cannot be read",
+    "unsupported-image": "This model does not read such images",
+}
+
+_BY_STATUS: dict[int, Slug] = {
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "file-too-large",
+    500: "internal",
+    503: "busy",
+}
+
+# What the framework says of these is terse.
+_DETAILS: dict[int, str] = {
+    404: "GET /openapi.json lists the addresses of this server.",
+    413: "The request is larger than this server reads.",
+}
+
+
+class Problem(HTTPException):
+    """An error that a client is told about. ``field`` names the part of the request that is at fault."""
+
+    def __init__(
+        self, status: int, slug: Slug, detail: str, *, field: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else None
+        if status == 401:
+            headers = {"WWW-Authenticate": "Bearer"}
+        super().__init__(status, detail, headers)
+        self.slug = slug
+        self.field = field
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.status_code, self.slug, self.detail, self.field, self.headers)
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    """``problem`` as the document a client gets."""
+    body = _document(problem.status_code, problem.slug, problem.detail)
+    if problem.field is not None:
+        body["field"] = problem.field
+    return JSONResponse(body, problem.status_code, problem.headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make ``app`` answer every error, its own and the framework's, with a problem document."""
+
+    async def on_http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if isinstance(error, Problem):
+            return problem_response(error)
+        slug = _BY_STATUS.get(error.status_code, "invalid-request")
+        detail = _DETAILS.get(error.status_code, str(error.detail))
+        body = _document(error.status_code, slug, detail)
+        return JSONResponse(body, error.status_code, error.headers, media_type=MEDIA_TYPE)
+
+    async def on_invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        # ``input`` and ``ctx`` of pydantic's errors repeat what was sent, so neither is passed on.
+        errors = [{"field": _field(item["loc"]), "detail": item["msg"]} for item in error.errors()]
+        text = "; ".join(f"{item['field']}: {item['detail']}" for item in errors)
+        body = {**_document(422, "invalid-request", text), "field": errors[0]["field"], "errors": errors}
+        return JSONResponse(body, 422, media_type=MEDIA_TYPE)
+
+    async def on_failure(_: Request, error: Exception) -> JSONResponse:
+        incident = uuid.uuid4().hex[:12]
+        logger.error("incident %s: %s", incident, type(error).__name__, exc_info=error)
+        body = _document(500, "internal", f"Quote incident {incident} to the operator of this server.")
+        return JSONResponse(body, 500, media_type=MEDIA_TYPE)
+
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(Exception, on_failure)
+
+
+def _document(status: int, slug: Slug, detail: str) -> dict[str, Any]:
+    title = _TITLES.get(slug, HTTPStatus(status).phrase)
+    return {"type": f"urn:rayzero:problem:{slug}", "title": title, "status": status, "detail": detail}
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location[1:]) or str(location[0])
+
+
+def _rebuild(status: int, slug: Slug, detail: str, field: str | None, headers: dict[str, str] | None) -> Problem:
+    problem = Problem(status, slug, detail, field=field)
+    problem.headers = headers
+    return problem

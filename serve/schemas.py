@@ -1,0 +1,148 @@
+"""What the server answers, as typed documents. Coordinates are pixels of the image, x to the right, y down."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NOTICE = "Research use only. Not for diagnosis."
+
+
+class MapFormat(StrEnum):
+    """How maps come back."""
+
+    none = "none"
+    array = "array"
+    png = "png"
+
+
+class ImageInfo(BaseModel):
+    """The image that was read. Send ``image_id`` instead of the file to ask more about it."""
+
+    image_id: str = Field(examples=["img-3f0c8a5e1d2b4c6f8a9e7d5c3b1a2f4e"])
+    width: int = Field(examples=[2048])
+    height: int = Field(examples=[2500])
+    view: str = Field(examples=["frontal"])
+    preview: str = Field(description="Path of an 8-bit preview", examples=["/v1/images/img-3f0c.../preview.png"])
+
+
+class Peak(BaseModel):
+    """A pixel of the image."""
+
+    x: int
+    y: int
+
+
+class MapData(BaseModel):
+    """A map of one finding. Its value at a pixel is a logit; sigmoid of it lies between 0 and 1."""
+
+    shape: tuple[int, int] = Field(description="Rows and columns of the patch grid", examples=[(16, 16)])
+    extent: tuple[int, int, int, int] = Field(
+        description="Box x0, y0, x1, y1 of the image that the grid covers; it overhangs an image that was padded",
+        examples=[(0, 0, 2048, 2500)],
+    )
+    values: str | None = Field(None, description="maps=array: base64 of little-endian float32 logits, row by row")
+    png: str | None = Field(None, description="maps=png: base64 of an 8-bit PNG of sigmoid(map) in the image's aspect")
+
+
+class Finding(BaseModel):
+    """What the model says of one finding."""
+
+    prompt: str = Field(description="The finding as it was sent", examples=["pleural effusion"])
+    sentence: str = Field(description="The sentence that was scored", examples=["There is pleural effusion"])
+    logit: float = Field(examples=[1.73])
+    probability: float = Field(description="Calibrated on validation studies", examples=[0.85])
+    peak: Peak | None = Field(None, description="Where the map is highest")
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="x0, y0, x1, y1 around the area above the threshold that holds the peak; null if none"
+    )
+    area_fraction: float | None = Field(None, description="Share of the image above the threshold", examples=[0.06])
+    map: MapData | None = None
+
+
+class QueryResponse(BaseModel):
+    """Scores of one image, one entry per finding, in the order of the request."""
+
+    model: str = Field(examples=["radzero"])
+    checksum: str = Field(description="SHA-256 that identifies the model's bundle")
+    image: ImageInfo
+    threshold: float = Field(description="Threshold on sigmoid(map) behind box and area_fraction", examples=[0.5])
+    results: list[Finding]
+    timings_ms: dict[str, float] = Field(examples=[{"read": 61.0, "prepare": 40.2, "model": 48.9, "maps": 3.1}])
+    notice: str = NOTICE
+
+
+class ModelInfo(BaseModel):
+    """A model that this server runs. ``card`` is the bundle's own: data, metrics with intervals, commit."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "radzero", "system": "radzero"}]})
+
+    name: str
+    system: str
+    checksum: str
+    default: bool
+    prompt_template: str = Field(description="How a bare finding becomes a sentence", examples=["There is {}"])
+    map_threshold: float = Field(description="Default threshold on sigmoid(map)")
+    vocabulary: list[str] = Field(description="Findings that the model was evaluated on; any other may be asked too")
+    card: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """The models of this server, the default first."""
+
+    models: list[ModelInfo]
+    notice: str = NOTICE
+
+
+class ExampleInfo(BaseModel):
+    """A study that the operator ships to try the server on."""
+
+    id: str
+    title: str
+    caption: str
+    image_id: str = Field(description="Give this as image_id of a query")
+    preview: str
+    file: str = Field(description="Path of the file itself")
+    suggested_prompts: list[str]
+    sentences: list[str]
+    report: str
+
+
+class ExampleList(BaseModel):
+    """The examples of this server."""
+
+    examples: list[ExampleInfo]
+
+
+class Hit(BaseModel):
+    """One entry of the index: a sentence with the examples that say it, or an example's image."""
+
+    rank: int
+    logit: float
+    probability: float
+    sentence: str | None = None
+    example_ids: list[str]
+
+
+class RetrieveResponse(BaseModel):
+    """The entries of the examples index that fit best, best first."""
+
+    model: str
+    checksum: str
+    query: str = Field(description="image or text", examples=["image"])
+    index_size: int
+    results: list[Hit]
+    notice: str = NOTICE
+
+
+class ProblemDocument(BaseModel):
+    """An RFC 9457 problem document."""
+
+    type: str = Field(description="Stable name of the problem", examples=["urn:rayzero:problem:unreadable-file"])
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    errors: list[dict[str, str]] | None = None

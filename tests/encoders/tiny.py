@@ -1,0 +1,51 @@
+"""Encoders small enough for exact tests, through the real interfaces."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from rayzero.encoders.text import TextEncoder
+from rayzero.encoders.vision import VisionEncoder
+
+WORDS = "there is a no may be of the left right lung nodule effusion edema fracture mass pneumothorax".split()
+
+
+class TinyVision(VisionEncoder):
+    """2x2 patches of an 8x8 image through one linear map, 16 tokens and a CLS."""
+
+    width, grid, num_prefix = 8, (4, 4), 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, 8, 2, stride=2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tokens = self.patch(pixels).flatten(2).transpose(1, 2)
+        return nn.functional.pad(tokens, (0, 0, 1, 0)) + tokens.mean(dim=1, keepdim=True)
+
+    def save_definition(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+@cache
+def tiny_bert() -> str:
+    """A folder with a two-layer BERT of width 8 and a word-level tokenizer, as a hub would hold it."""
+    folder = Path(tempfile.mkdtemp(prefix="tiny-bert-"))
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    BertTokenizerFast(vocab_file=str(vocabulary)).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(WORDS) + 5, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_text() -> TextEncoder:
+    """A text encoder over ``tiny_bert``."""
+    return TextEncoder(tiny_bert(), max_tokens=16, pretrained=True)
