@@ -22,11 +22,11 @@ _WORKER_ENVIRONMENT = {
 }
 
 
-def connect() -> None:
-    """Join the cluster that runs this job, or the one on this machine, or start one here."""
-    if not ray.is_initialized():
-        ray.init(logging_level="warning", runtime_env={"env_vars": _WORKER_ENVIRONMENT})
-        ray.data.DataContext.get_current().enable_progress_bars = False
+def connect() -> str:
+    """Join the cluster that runs this job, or the one on this machine, or start one here; returns its dashboard."""
+    context = ray.init(logging_level="warning", ignore_reinit_error=True, runtime_env={"env_vars": _WORKER_ENVIRONMENT})
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return f"http://{context.dashboard_url}"
 
 
 def preset_config(preset: str | None, overrides: Sequence[str]) -> Config:

@@ -1,6 +1,6 @@
 """Export a run's newest checkpoint as a bundle that evaluation and serving load.
 
-    python -m jobs.export --run runs/quickstart --bundle bundles/radzero
+python -m jobs.export --run runs/quickstart --bundle bundles/radzero
 """
 
 from __future__ import annotations

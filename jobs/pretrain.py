@@ -1,6 +1,6 @@
 """Pretrain an alignment model on Ray Train + DeepSpeed, or continue a run that was interrupted.
 
-    python -m jobs.pretrain --preset radzero data.lake=s3://bucket/lake training.workers=8
+python -m jobs.pretrain --preset radzero data.lake=s3://bucket/lake training.workers=8
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, File, Form, Path, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from starlette.formparsers import MultiPartParser
+from starlette.types import ASGIApp
 
 import rayzero
 from serve.examples import ExampleStudy
@@ -32,7 +33,7 @@ _DESCRIPTION = f"""Zero-shot findings in radiographs: send an image and findings
 _FORM_BYTES = 2**20
 
 _PROBLEM = {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}}
-_PROBLEMS: dict[int | str, dict[str, Any]] = {code: _PROBLEM for code in (401, 404, 413, 415, 422, 503)}
+_PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 413, 415, 422, 503), _PROBLEM)
 
 
 def _service(request: Request) -> Service:
@@ -138,7 +139,7 @@ async def retrieve(
     return await service.retrieve(data=data, image_id=image_id, text=text, model=model, count=count)
 
 
-def create_api(service: Service, *, token: str | None) -> FastAPI:
+def create_api(service: Service, *, token: str | None) -> ASGIApp:
     """The ASGI application over ``service``. ``token`` None leaves it open to whoever reaches the address."""
     limits = service.limits
     max_body = limits.file_bytes + _FORM_BYTES
@@ -154,8 +155,8 @@ def create_api(service: Service, *, token: str | None) -> FastAPI:
     app.state.service = service
     install(app)
     app.include_router(router)
-    app.add_middleware(Gate, token=token, requests=limits.requests, max_body=max_body)
-    return app
+    # Around the application, not among its middleware: FastAPI's own limit stands first there, and answers plain text.
+    return Gate(app, token=token, requests=limits.requests, max_body=max_body)
 
 
 async def _bytes(file: UploadFile | None) -> bytes | None:

@@ -1,6 +1,7 @@
 """The Serve application: ``serve run serve/config.yaml``, or ``start`` from a program."""
 
-from __future__ import annotations
+# No ``from __future__ import annotations`` here: Serve turns a config file's args into AppArgs by the annotation of
+# ``build``, and would find a string in its place.
 
 from ray import serve
 from ray.serve import Application

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
 from rayzero.alignment.base import ImageFeatures
 from serve.api import create_api
@@ -100,7 +100,7 @@ class Web:
         self._handles = models
         self._args = args
 
-    async def __serve_build_asgi_app__(self) -> FastAPI:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve once the models are up: what they are decides what the routes answer."""
         clients = [HandleClient(handle, await handle.describe.remote()) for handle in self._handles.values()]
         service = Service(clients, ExampleSet.load(self._args.examples), self._args.limits)

@@ -57,9 +57,9 @@ class Gate:
     def _refusal(self, scope: Scope) -> Problem | None:
         headers = Headers(scope=scope)
         sent = headers.get("authorization", "").encode()
-        if self._expected is not None and scope["path"] not in _OPEN_PATHS:
-            if not secrets.compare_digest(sent, self._expected):
-                return Problem(401, "unauthorized", "Send the header Authorization: Bearer <token>.")
+        guarded = self._expected is not None and scope["path"] not in _OPEN_PATHS
+        if guarded and not secrets.compare_digest(sent, self._expected or b""):
+            return Problem(401, "unauthorized", "Send the header Authorization: Bearer <token>.")
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._max_body:
             return Problem(413, "file-too-large", f"A request may have {self._max_body} bytes; this one has {length}.")

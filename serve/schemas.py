@@ -43,8 +43,12 @@ class MapData(BaseModel):
         description="Box x0, y0, x1, y1 of the image that the grid covers; it overhangs an image that was padded",
         examples=[(0, 0, 2048, 2500)],
     )
-    values: str | None = Field(None, description="maps=array: base64 of little-endian float32 logits, row by row")
-    png: str | None = Field(None, description="maps=png: base64 of an 8-bit PNG of sigmoid(map) in the image's aspect")
+    values: str | None = Field(
+        default=None, description="maps=array: base64 of little-endian float32 logits, row by row"
+    )
+    png: str | None = Field(
+        default=None, description="maps=png: base64 of an 8-bit PNG of sigmoid(map) in the image's aspect"
+    )
 
 
 class Finding(BaseModel):
@@ -54,11 +58,13 @@ class Finding(BaseModel):
     sentence: str = Field(description="The sentence that was scored", examples=["There is pleural effusion"])
     logit: float = Field(examples=[1.73])
     probability: float = Field(description="Calibrated on validation studies", examples=[0.85])
-    peak: Peak | None = Field(None, description="Where the map is highest")
+    peak: Peak | None = Field(default=None, description="Where the map is highest")
     box: tuple[int, int, int, int] | None = Field(
-        None, description="x0, y0, x1, y1 around the area above the threshold that holds the peak; null if none"
+        default=None, description="x0, y0, x1, y1 around the area above the threshold that holds the peak; null if none"
     )
-    area_fraction: float | None = Field(None, description="Share of the image above the threshold", examples=[0.06])
+    area_fraction: float | None = Field(
+        default=None, description="Share of the image above the threshold", examples=[0.06]
+    )
     map: MapData | None = None
 
 

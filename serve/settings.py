@@ -10,14 +10,16 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file_bytes: int = Field(64 * 2**20, ge=1024, description="Size of an uploaded file")
-    pixels: int = Field(36_000_000, ge=1024, description="Rows times columns of an image")
-    prompts: int = Field(64, ge=1, description="Findings in one query")
-    prompt_chars: int = Field(512, ge=16, description="Characters in one finding")
-    requests: int = Field(16, ge=1, description="POST requests worked on at once; further ones are told to come back")
-    image_cache_bytes: int = Field(512 * 2**20, ge=0, description="Decoded images kept to answer by image_id")
-    preview_side: int = Field(1024, ge=64, le=4096, description="Longest side of a preview")
-    map_side: int = Field(512, ge=64, le=4096, description="Longest side of a map drawn as PNG")
+    file_bytes: int = Field(default=64 * 2**20, ge=1024, description="Size of an uploaded file")
+    pixels: int = Field(default=36_000_000, ge=1024, description="Rows times columns of an image")
+    prompts: int = Field(default=64, ge=1, description="Findings in one query")
+    prompt_chars: int = Field(default=512, ge=16, description="Characters in one finding")
+    requests: int = Field(
+        default=16, ge=1, description="POST requests worked on at once; further ones are told to come back"
+    )
+    image_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="Decoded images kept to answer by image_id")
+    preview_side: int = Field(default=1024, ge=64, le=4096, description="Longest side of a preview")
+    map_side: int = Field(default=512, ge=64, le=4096, description="Longest side of a map drawn as PNG")
 
 
 class AppArgs(BaseModel):
@@ -26,12 +28,12 @@ class AppArgs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundles: dict[str, str] = Field(min_length=1, description="Name to folder or URL of each bundle; first is default")
-    examples: str = Field("", description="Folder with examples.json and the image files that it names")
+    examples: str = Field(default="", description="Folder with examples.json and the image files that it names")
     limits: Limits = Limits()
-    max_batch_size: int = Field(8, ge=1, description="Images that one forward pass of the image encoder takes")
-    batch_wait_s: float = Field(0.005, ge=0.0, description="Longest wait for a batch to fill")
-    cached_images: int = Field(256, ge=0, description="Images whose features a model replica keeps")
-    cached_prompts: int = Field(4096, ge=1, description="Prompts whose features a model replica keeps")
-    threads: int = Field(2, ge=1, description="Torch threads of a model replica on the CPU")
-    cpus_per_replica: float = Field(0.5, ge=0.0, description="CPUs that Ray sets aside for each replica")
-    gpus_per_replica: float = Field(0.0, ge=0.0, description="GPUs of each model replica; 0 runs on the CPU")
+    max_batch_size: int = Field(default=8, ge=1, description="Images that one forward pass of the image encoder takes")
+    batch_wait_s: float = Field(default=0.005, ge=0.0, description="Longest wait for a batch to fill")
+    cached_images: int = Field(default=256, ge=0, description="Images whose features a model replica keeps")
+    cached_prompts: int = Field(default=4096, ge=1, description="Prompts whose features a model replica keeps")
+    threads: int = Field(default=2, ge=1, description="Torch threads of a model replica on the CPU")
+    cpus_per_replica: float = Field(default=0.5, ge=0.0, description="CPUs that Ray sets aside for each replica")
+    gpus_per_replica: float = Field(default=0.0, ge=0.0, description="GPUs of each model replica; 0 runs on the CPU")

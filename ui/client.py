@@ -105,4 +105,6 @@ def _refusal(response: httpx.Response) -> ServerError:
     except (ValueError, KeyError, TypeError):
         # Not ours: a proxy in front, or Serve itself while the application starts or restarts.
         detail = f"It answered {response.status_code}; it may be starting. The page tries again by itself."
-        return ServerError("The server is not ready", detail, away=response.status_code >= 500 or response.status_code == 404)
+        return ServerError(
+            "The server is not ready", detail, away=response.status_code >= 500 or response.status_code == 404
+        )

@@ -38,6 +38,25 @@ def hint(text: str) -> str:
     return f'<div class="rz-hint">{escape(text)}</div>'
 
 
+def section(title: str) -> str:
+    """A small heading above a group of components."""
+    return f'<h2 class="rz-section">{escape(title)}</h2>'
+
+
+def gallery(examples: Sequence[Mapping[str, Any]], pictures: Sequence[Grey], chosen: str | None) -> str:
+    """The examples as buttons, the one whose image is ``chosen`` marked."""
+    if not examples:
+        return hint("This server ships no examples.")
+    cells = "".join(
+        f'<button type="button" data-pick="{escape(example["id"])}" title="{escape(example["caption"])}" '
+        f'aria-pressed="{str(example["image_id"] == chosen).lower()}">'
+        f'<img src="{data_uri(shrink(picture, 160))}" alt="">'
+        f"<span>{escape(example['title'])}</span></button>"
+        for example, picture in zip(examples, pictures, strict=True)
+    )
+    return f'{section("Example studies")}<div class="rz-gallery" lang="en">{cells}</div>'
+
+
 def original(study: Study) -> str:
     """The image as it is."""
     if study.preview is None:
@@ -67,15 +86,17 @@ def bars(reading: Reading) -> str:
     """Findings by probability, the likeliest first."""
     ranked = sorted(reading.findings, key=lambda finding: -finding.probability)
     rows = "".join(
-        f'<li><span class="rz-label">{_chip(reading, finding)}{escape(finding.label)}</span>'
-        f"{_meter(finding.probability, finding.label, _colour(reading, finding))}"
-        f'<span class="rz-logit" title="{escape(finding.sentence)}">logit {finding.logit:+.2f}</span></li>'
+        f'<li title="{escape(finding.sentence)}: logit {finding.logit:+.2f}">'
+        f'<button type="button" data-pick="{escape(finding.label)}" class="rz-label" aria-label="Show the map of '
+        f'{escape(finding.label)}">{_chip(reading, finding)}{escape(finding.label)}</button>'
+        f"{_meter(finding.probability, finding.label, _colour(reading, finding))}</li>"
         for finding in ranked
     )
     return (
-        f'<section aria-label="Findings by probability"><ol class="rz-bars">{rows}</ol>'
+        f'<section aria-label="Findings by probability">{section("Findings by probability")}'
+        f'<ol class="rz-bars">{rows}</ol>'
         f'<p class="rz-foot">{escape(reading.model)} <code>{reading.checksum[:12]}</code>, '
-        f"{reading.milliseconds:.0f} ms. {NOTICE}</p></section>"
+        f"{reading.milliseconds:.0f} ms. Choose a finding to see its map. {NOTICE}</p></section>"
     )
 
 

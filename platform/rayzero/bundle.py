@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +109,18 @@ def save_bundle(url: str, model: AlignmentModel, config: Config, card: dict[str,
         fs.makedirs(root, exist_ok=True)
         fs.put(f"{folder}/", f"{root}/", recursive=True)
     return url
+
+
+def update_card(url: str, values: dict[str, Any]) -> None:
+    """Lay ``values`` over the card of the bundle at ``url``, checksum included. Raises BundleError without one."""
+    fs, root = fsspec.core.url_to_fs(url)
+    if not fs.exists(f"{root}/checksums.json"):
+        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
+    card = {**json.loads(fs.cat_file(f"{root}/card.json")), **values}
+    text = json.dumps(card, indent=2, sort_keys=True).encode()
+    sums = {**json.loads(fs.cat_file(f"{root}/checksums.json")), "card.json": hashlib.sha256(text).hexdigest()}
+    fs.pipe_file(f"{root}/card.json", text)
+    fs.pipe_file(f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
 
 
 def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:

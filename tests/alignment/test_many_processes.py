@@ -13,7 +13,7 @@ from rayzero.alignment.base import AlignmentModel, Batch
 from rayzero.alignment.radzero import RadZero, RadZeroSettings
 from rayzero.encoders.text import TextEncoder, TokenBatch
 from rayzero.training.batches import text_id
-from tests.encoders.tiny import TinyVision, tiny_text
+from tests.encoders.tiny import TinyVision, tiny_bert, tiny_text
 
 # What each image's study says; sentences repeat over studies, images 0 and 1 are views of one study.
 SAID = (
@@ -26,9 +26,9 @@ SAID = (
 )
 
 
-def model() -> RadZero:
+def model(folder: Path) -> RadZero:
     torch.manual_seed(0)
-    built = RadZero(TinyVision(), tiny_text(), RadZeroSettings(blocks=1, heads=2)).double()
+    built = RadZero(TinyVision(), tiny_text(folder), RadZeroSettings(blocks=1, heads=2)).double()
     return built.eval()  # no dropout: its draws differ between layouts
 
 
@@ -53,7 +53,7 @@ def process(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     # Unequal shares: the last process takes the rest.
     share = range(rank, rank + 1) if rank < world - 1 else range(world - 1, len(SAID))
-    network = model()
+    network = model(Path(folder))
     loss = network.loss(batch(network.text, share), None)["loss"]
     loss.backward()
     grads = gradients(network)
@@ -66,7 +66,8 @@ def process(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_equal_one(world: int, tmp_path: Path) -> None:
-    network = model()
+    tiny_bert(tmp_path)
+    network = model(tmp_path)
     loss = network.loss(batch(network.text, range(len(SAID))))["loss"]
     loss.backward()
     expected = gradients(network)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from functools import cache
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,7 +10,25 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from rayzero.encoders.text import TextEncoder
 from rayzero.encoders.vision import VisionEncoder
 
-WORDS = "there is a no may be of the left right lung nodule effusion edema fracture mass pneumothorax".split()
+WORDS = [
+    "there",
+    "is",
+    "a",
+    "no",
+    "may",
+    "be",
+    "of",
+    "the",
+    "left",
+    "right",
+    "lung",
+    "nodule",
+    "effusion",
+    "edema",
+    "fracture",
+    "mass",
+    "pneumothorax",
+]
 
 
 class TinyVision(VisionEncoder):
@@ -32,10 +48,9 @@ class TinyVision(VisionEncoder):
         raise NotImplementedError
 
 
-@cache
-def tiny_bert() -> str:
-    """A folder with a two-layer BERT of width 8 and a word-level tokenizer, as a hub would hold it."""
-    folder = Path(tempfile.mkdtemp(prefix="tiny-bert-"))
+def tiny_bert(folder: Path) -> str:
+    """Write a two-layer BERT of width 8 and its word-level tokenizer to ``folder``, as a hub would hold it."""
+    folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
     BertTokenizerFast(vocab_file=str(vocabulary)).save_pretrained(folder)
@@ -46,6 +61,6 @@ def tiny_bert() -> str:
     return str(folder)
 
 
-def tiny_text() -> TextEncoder:
-    """A text encoder over ``tiny_bert``."""
-    return TextEncoder(tiny_bert(), max_tokens=16, pretrained=True)
+def tiny_text(folder: Path) -> TextEncoder:
+    """A text encoder over the model that ``tiny_bert`` wrote to ``folder``."""
+    return TextEncoder(str(folder), max_tokens=16, pretrained=True)

@@ -83,13 +83,13 @@ class RadZero(AlignmentModel):
         if self.adapter is not None:
             hidden = self.adapter(hidden)
             hidden = hidden + self.positions.to(hidden.dtype)
-        tokens = F.normalize(self.norm(self.blocks(hidden)).float(), dim=-1, eps=1e-12)
+        tokens = _unit(self.norm(self.blocks(hidden)))
         return ImageFeatures(pooled=tokens.mean(dim=1), tokens=tokens, grid=self.vision.grid)
 
     def encode_text(self, tokens: TokenBatch) -> TextFeatures:
         """Unit sentence vectors (T, D), and the word vectors behind them."""
         pooled, words = self.text(tokens)
-        query = F.normalize(self.norm(pooled).float(), dim=-1, eps=1e-12)
+        query = _unit(self.norm(pooled))
         return TextFeatures(pooled=query, tokens=words, mask=tokens.mask.bool())
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
@@ -113,6 +113,12 @@ class RadZero(AlignmentModel):
         logits = vl_cabs(queries, image.tokens, self.temperature) / self.temperature
         loss = multi_positive_nce(logits, positives, group=group)
         return {"loss": loss, "temperature": self.temperature.detach().squeeze()}
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of unit length, in fp32 at least: half-precision cosines divided by 0.07 would be too coarse."""
+    wide = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    return F.normalize(wide, dim=-1, eps=1e-12)
 
 
 def _distinct_texts(queries: Tensor, batch: Batch, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rayzero.evaluation.metrics.bootstrap import CONFIDENCE, Estimate
 from rayzero.evaluation.metrics.classification import Classification
@@ -30,8 +30,7 @@ class EvaluationResult:
     fingerprint: str
     split: str
     prompt: str
-    intensity: str
-    geometry: str
+    geometry: Literal["stretch", "pad"]
     counts: Mapping[str, int]
     notes: Sequence[str]
     replicates: int

@@ -218,15 +218,12 @@ def retrieval(scored: Scored, bootstrap: Bootstrap) -> Retrieval:
     ones = np.ones(len(images))
     described = np.bincount(gallery.own)
     to_report, to_image = ranking.distinct_ranks(gallery)
-    chances = [
-        ranking.chance_recall(len(images), ones),
-        ranking.chance_recall(len(gallery.reports), ones),
-        ranking.chance_recall(len(images), described),
-    ]
-    instance = _table(ranking.instance_ranks(gallery), (chances[0], chances[0]), patients, bootstrap)
-    # Each image asks for its own report's best rank, so that a report counts as often as studies share it.
-    shared = (chances[1], ranking.chance_recall(len(images), described[gallery.own]))
-    distinct = _table((to_report, to_image[gallery.own]), shared, patients, bootstrap)
+    paired = ranking.chance_recall(len(images), ones)
+    instance = _table(ranking.instance_ranks(gallery), (paired, paired), patients, bootstrap)
+    # A report asks once per study that has it, so that both directions have the same queries and patients.
+    shared = ranking.chance_recall(len(images), described[gallery.own])
+    chance = (ranking.chance_recall(len(gallery.reports), ones), shared)
+    distinct = _table((to_report, to_image[gallery.own]), chance, patients, bootstrap)
     return Retrieval(instance, distinct, tuple(one.study_id for one in images), gallery)
 
 

@@ -1,7 +1,7 @@
 """A simulated chest: one anatomy per patient seen as CT, as two radiographs and in a report, with ground truth."""
 
-from .films import Film, Films, Region, render_films
 from .files import StudyRecord, finish_corpus, write_corpus, write_patient
+from .films import Film, Films, Region, render_films
 from .patient import Finding, Patient, Study, sample_patient
 from .report import region_phrase, write_report
 from .vocabulary import FINDINGS, NEVER_SEEN, NEVER_SEEN_PATTERN

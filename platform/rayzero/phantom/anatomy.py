@@ -6,9 +6,9 @@ All numbers are in mm for a person of average build standing upright in full ins
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator
 
 from .patient import Study
@@ -69,10 +69,14 @@ class Anatomy:
         return inside
 
 
-def curve(at: ArrayLike, value: ArrayLike) -> Floats:
-    """A smooth monotone-preserving curve through (level, value), tabulated on ``LEVELS`` and flat outside."""
-    knots = np.asarray(at, float)
-    return np.asarray(PchipInterpolator(knots, np.asarray(value, float))(np.clip(LEVELS, knots[0], knots[-1])))
+def curve(at: tuple[float, ...], value: tuple[float, ...], where: Floats = LEVELS) -> Floats:
+    """A smooth curve through the knots (at, value) without overshoot, flat outside them, evaluated at ``where``."""
+    return np.asarray(_interpolator(at, value)(np.clip(where, at[0], at[-1])))
+
+
+@cache
+def _interpolator(at: tuple[float, ...], value: tuple[float, ...]) -> PchipInterpolator:
+    return PchipInterpolator(at, value)
 
 
 def normal_anatomy(study: Study, shape: Shape) -> Anatomy:
@@ -128,10 +132,10 @@ def _cavity(side: str, study: Study, shape: Shape) -> Solid:
     """The pleural cavity of one side, from its apex to the bottom of the posterior recess."""
     build = study.build
     t = (LEVELS - BASE) / (APEX * build.height - BASE)
-    outer = 137 * build.width * PchipInterpolator(*_OUTER)(np.clip(t, 0, 1))
-    inner = PchipInterpolator([0, 0.6, 0.85, 1], [4, 6, 13, 22])(np.clip(t, 0, 1))
-    front = PchipInterpolator(*_FRONT)(np.clip(t, 0, 1)) * build.depth - shape.depth
-    back = PchipInterpolator(*_BACK)(np.clip(t, 0, 1)) * (0.5 + build.depth / 2) + shape.depth / 3
+    outer = 137 * build.width * curve(*_OUTER, t)
+    inner = curve((0, 0.6, 0.85, 1), (4, 6, 13, 22), t)
+    front = curve(*_FRONT, t) * build.depth - shape.depth
+    back = curve(*_BACK, t) * (0.5 + build.depth / 2) + shape.depth / 3
     cap = np.clip(1 - (np.clip(t - 0.78, 0, None) / 0.22) ** 2.6, 0, 1) ** 0.45 * (t >= 0)
     x, a = (outer + inner) / 2, (outer - inner) / 2 * cap
     y, b = (front + back) / 2, (back - front) / 2 * cap
@@ -139,18 +143,18 @@ def _cavity(side: str, study: Study, shape: Shape) -> Solid:
     return Solid(sign * x - a, sign * x + a, y - b, y + b, power=2.4)
 
 
-_OUTER = ([0, 0.2, 0.4, 0.6, 0.75, 0.87, 0.95, 1], [0.95, 1.0, 0.985, 0.92, 0.83, 0.72, 0.62, 0.56])
-_FRONT = ([0, 0.25, 0.5, 0.7, 0.85, 0.95, 1], [-84, -92, -90, -76, -48, -22, -5])
-_BACK = ([0, 0.25, 0.5, 0.75, 0.9, 1], [82, 92, 92, 84, 68, 52])
+_OUTER = ((0, 0.2, 0.4, 0.6, 0.75, 0.87, 0.95, 1), (0.95, 1.0, 0.985, 0.92, 0.83, 0.72, 0.62, 0.56))
+_FRONT = ((0, 0.25, 0.5, 0.7, 0.85, 0.95, 1), (-84, -92, -90, -76, -48, -22, -5))
+_BACK = ((0, 0.25, 0.5, 0.75, 0.9, 1), (82, 92, 92, 84, 68, 52))
 
 
 def _trunk(study: Study, cavity: Solid) -> tuple[Solid, Solid]:
     """Muscle and skin: wide enough for the rib cage everywhere, sloping from the shoulders to the neck."""
     build = study.build
-    side = curve([-210, -100, 0, 60, 95, 120, 138, 152, 170, 210], [140, 148, 150, 152, 166, 178, 165, 112, 68, 58])
+    side = curve((-210, -100, 0, 60, 95, 120, 138, 152, 170, 210), (140, 148, 150, 152, 166, 178, 165, 112, 68, 58))
     side = side * build.width
-    front = curve([-210, -100, 0, 80, 120, 150, 175, 210], [-106, -108, -106, -90, -66, -48, -46, -50])
-    back = curve([-210, -60, 60, 110, 150, 210], [108, 114, 114, 104, 82, 62])
+    front = curve((-210, -100, 0, 80, 120, 150, 175, 210), (-106, -108, -106, -90, -66, -48, -46, -50))
+    back = curve((-210, -60, 60, 110, 150, 210), (108, 114, 114, 104, 82, 62))
     # Below the lungs the trunk goes on as wide as it was at their base.
     level = np.clip(LEVELS, BASE + 2, 118)
     side = np.maximum(side, np.interp(level, LEVELS, cavity.x1) + 13)
@@ -167,10 +171,11 @@ def _dome(side: str, cavity: Solid, top: float) -> Solid:
 
     def rise(foot: float) -> Floats:
         q = np.clip((top - LEVELS) / (top - foot), 0, None)
-        return np.where(q < 1, np.sqrt(np.clip(1 - (1 - q) ** 2, 0, 1)) ** 1.15, 1.0 + 0.15 * (q - 1))
+        arc = np.sqrt(np.clip(1 - (1 - q) ** 2, 0, 1)) ** 1.15
+        return np.asarray(np.where(q < 1, arc, 1.0 + 0.15 * (q - 1)))
 
     lateral = middle + (outer + 1 - middle) * rise(LATERAL_ANGLE)
-    medial = middle - (middle + 14) * rise(min(LATERAL_ANGLE + 18, top - 9))
+    medial = middle - (middle + 3) * rise(min(LATERAL_ANGLE + 18, top - 9))
     y = -14.0
     front = y + (cavity.y0 - 1 - y) * rise(min(-112.0, top - 8))
     back = y + (cavity.y1 + 1 - y) * rise(BASE + 6)
@@ -187,17 +192,17 @@ def _mediastinum(shape: Shape, study: Study) -> dict[str, Solid]:
     s = np.clip((LEVELS - low) / (high - low), 0, 1)
     cap = np.clip(np.minimum(s / 0.12, (1 - s) / 0.1), 0, 1)
     cap = np.sqrt(1 - (1 - cap) ** 2)
-    left = PchipInterpolator([0, 0.12, 0.25, 0.4, 0.58, 0.75, 0.88, 1], [66, 82, 87, 82, 66, 48, 38, 34])(s)
-    right = PchipInterpolator([0, 0.2, 0.4, 0.6, 0.8, 1], [-30, -40, -45, -44, -34, -24])(s)
+    left = curve((0, 0.12, 0.25, 0.4, 0.58, 0.75, 0.88, 1), (66, 82, 87, 82, 66, 48, 38, 34), s)
+    right = curve((0, 0.2, 0.4, 0.6, 0.8, 1), (-30, -40, -45, -44, -34, -24), s)
     x, a = (left + right) / 2 * scale, (left - right) / 2 * scale * cap
     y0, y1 = -74.0 - 8 * (heart - 1), 26.0 + 70 * (heart - 1)
     bulge = np.sqrt(np.clip(1 - np.abs((s - 0.42) / 0.6) ** 2.2, 0, 1)) * np.where(cap > 0, 1, 0)
     y, b = (y0 + y1) / 2 + 14 * (s - 0.4), (y1 - y0) / 2 * bulge
-    trunk = curve([-200, 60, 110, 150, 210], [20, 23, 25, 28, 30])
-    cava = curve([-200, -40, 20, 70, 110, 150, 210], [18, 20, 28, 29, 26, 28, 30])
+    trunk = curve((-200, 60, 110, 150, 210), (20, 23, 25, 28, 30))
+    cava = curve((-200, -40, 20, 70, 110, 150, 210), (18, 20, 28, 29, 26, 28, 30))
     ones = np.ones_like(LEVELS)
     aorta = 12.0 * np.sqrt(np.clip((50 * height - LEVELS) / 16, 0, 1))
-    centre = curve([-200, -100, 0, 52], [4, 10, 20, 24])
+    centre = curve((-200, -100, 0, 52), (4, 10, 20, 24))
     return {
         "heart": Solid(x - a, x + a, y - b, y + b),
         "mediastinum": Solid(-cava * width, trunk * width, -58.0 * ones, 48.0 * ones),
@@ -227,5 +232,5 @@ def _breasts(thickness: float, body: Solid) -> list[Solid]:
     if thickness == 0:
         return []
     skin = float(np.interp(-40, LEVELS, body.y0))
-    radii = (66, 46 + 0.7 * thickness, 72)
-    return [ellipsoid_solid((sign * 74, skin + 46, -44), radii) for sign in (-1, 1)]
+    radii = (54, 46 + 0.7 * thickness, 72)
+    return [ellipsoid_solid((sign * 68, skin + 46, -44), radii) for sign in (-1, 1)]

@@ -15,7 +15,8 @@ from .patient import Finding, Study, sample_finding, sample_patient
 from .solids import Bools
 from .vocabulary import FINDINGS
 
-_TILE, _COLUMNS, _CAPTION = 256, 7, 16
+_TILE, _COLUMNS, _CAPTION = 224, 7, 16
+_LATERAL = ("cardiomegaly", "pleural effusion", "consolidation", "lung mass", "emphysema", "hiatal hernia")
 _MASK_COLOUR, _BOX_COLOUR = (255, 170, 60), (90, 200, 255)
 
 
@@ -32,14 +33,14 @@ def example_study(name: str | None, seed: int) -> Study:
 def contact_sheet(path: Path | str, seed: int = 11, size: int = 512) -> None:
     """Save a grid of frontal films, one a finding, each above the same film with its masks and boxes (half-open).
 
-    The last two tiles are the lateral films of a normal chest and of the hiatal hernia. ``size`` is in pixels.
+    The last row holds lateral films. ``size`` is that of the rendered films in pixels.
     """
     tiles: list[tuple[str, Film]] = []
     laterals: list[tuple[str, Film]] = []
     for name in (None, *FINDINGS):
         films = render_films(example_study(name, seed), size)
         tiles.append((name or "normal", films.pa))
-        if name in (None, "pleural effusion", "cardiomegaly", "hiatal hernia", "lung mass", "emphysema", "consolidation"):
+        if name is None or name in _LATERAL:
             laterals.append((f"{name or 'normal'}, lateral", films.lateral))
     tiles += laterals
     rows = -(-len(tiles) // _COLUMNS)
@@ -50,7 +51,11 @@ def contact_sheet(path: Path | str, seed: int = 11, size: int = 512) -> None:
         sheet.paste(_tile(film, marked=False), (x, y + _CAPTION))
         sheet.paste(_tile(film, marked=True), (x, y + _CAPTION + _TILE))
         draw.text((x + 4, y + 2), caption, fill="white")
-    sheet.quantize(128).save(path, optimize=True)
+    palette = Image.new("P", (1, 1))
+    greys = [(round(k * 255 / 47),) * 3 for k in range(48)]
+    colours = [*greys, _MASK_COLOUR, _BOX_COLOUR]
+    palette.putpalette([channel for colour in colours for channel in colour])
+    sheet.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _tile(film: Film, *, marked: bool) -> Image.Image:

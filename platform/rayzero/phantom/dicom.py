@@ -83,7 +83,7 @@ def _dataset(patient: Patient, study: Study, sop_class: uid.UID, series: int, in
     meta.MediaStorageSOPClassUID = sop_class
     meta.MediaStorageSOPInstanceUID = _make_uid(study.study_id, series, instance)
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     maker, model = _MAKERS[study.seed % len(_MAKERS)]
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class, meta.MediaStorageSOPInstanceUID

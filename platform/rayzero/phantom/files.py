@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import nibabel
 import numpy as np
 
 from .dicom import write_ct_series, write_film
@@ -19,6 +20,8 @@ from .solids import Bools
 from .vocabulary import FINDINGS
 from .volume import CtVolume, render_ct
 
+# nibabel is not typed.
+_NiftiImage: Any = nibabel.Nifti1Image
 CtFormat = Literal["none", "dicom", "nifti", "both"]
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -104,10 +107,10 @@ def patient_splits(num_patients: int, fractions: tuple[float, float, float] = (0
 
 def encode_runs(mask: Bools) -> dict[str, list[int]]:
     """Row-major run lengths of a mask: ``size`` its shape, ``counts`` alternate zeros and ones, zeros first."""
-    flat = np.concatenate([[0], mask.ravel().astype(np.int8), [0]])
-    edges = np.flatnonzero(np.diff(flat))
-    bounds = np.concatenate([[0], edges, [mask.size] if len(edges) % 2 == 0 and (edges[-1:] != mask.size).all() else []])
-    return {"size": list(mask.shape), "counts": np.diff(bounds).astype(int).tolist()}
+    flat = mask.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
 
 
 def decode_runs(runs: dict[str, list[int]]) -> Bools:
@@ -174,9 +177,7 @@ def _write_ct(
 
 def write_nifti(path: Path, volume: CtVolume) -> None:
     """Write a volume as int16 NIfTI-1 in HU with a scanner-space RAS affine; array order (column, row, slice)."""
-    import nibabel
-
-    image = nibabel.Nifti1Image(np.ascontiguousarray(volume.hu.transpose(2, 1, 0)), volume.affine)
+    image: Any = _NiftiImage(np.ascontiguousarray(volume.hu.transpose(2, 1, 0)), volume.affine)
     image.set_qform(volume.affine, code=1)
     image.set_sform(volume.affine, code=1)
     image.header.set_xyzt_units("mm")

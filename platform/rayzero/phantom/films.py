@@ -99,7 +99,7 @@ SPINE_HU = 140.0
 
 def _outside(solid: Solid, body: Solid, view: View, across: Floats, z: Floats) -> Floats:
     gaps = air_gaps(solid.chords(view, across, z), [body.chords(view, across, z)])
-    return np.sum([end - start for start, end in gaps], axis=0, dtype=np.float32)
+    return _length(gaps)
 
 
 def _add_lung(
@@ -122,7 +122,7 @@ def _add_band(
     anatomy: Anatomy, side: str, view: View, across: Floats, z: Floats, total: Floats, traces: dict[int, Floats]
 ) -> None:
     cavity, lung = anatomy.cavities[side], anatomy.lungs[side]
-    organs = [organ.chords(view, across, z) for organ in anatomy.organs.values() if organ.present(z)]
+    organs = [organ.chords(view, across, z) for organ in anatomy.organs.values() if _beside(organ, cavity, z)]
     gaps = air_gaps(lung.chords(view, across, z), organs)
     air = _length(gaps)
     total += (anatomy.lung_hu[side] - HU["soft"]) / 1000 * air
@@ -139,14 +139,22 @@ def _add_band(
         traces[owner] += air
     sign = -1.0 if side == "right" else 1.0
     for lesion in anatomy.lesions:
-        inner = lesion.window(view, across, z)
-        if sign * lesion.centre[0] <= 0 or any(part.start >= part.stop for part in inner):
+        middle, reach = lesion.centre[2], lesion.reach[2]
+        if sign * lesion.centre[0] <= 0 or middle + reach < z[-1] or middle - reach > z[0]:
             continue
+        inner = lesion.window(view, across, z)
         block = [(start[inner], end[inner]) for start, end in gaps]
         added = np.float32(lesion.hu / 1000) * lesion.path(view, across[inner[1]], z[inner[0]], block)
         total[inner] += added
         if lesion.owner >= 0:
             traces[lesion.owner][inner] += added
+
+
+def _beside(organ: Solid, cavity: Solid, z: Floats) -> bool:
+    """Whether the organ reaches into the side of the chest that the cavity is in, at any of the levels ``z``."""
+    left, right, front, back = organ.outline(z)
+    low, high, _, _ = cavity.outline(z)
+    return bool(((right > left) & (back > front) & (right > low) & (left < high)).any())
 
 
 _BAND_ROWS = 64
@@ -156,10 +164,7 @@ _PLEURA_MM = 0.6
 
 
 def _length(gaps: list[tuple[Floats, Floats]]) -> Floats:
-    total = np.zeros((), np.float32)
-    for start, end in gaps:
-        total = total + (end - start)
-    return total
+    return np.asarray(sum((end - start for start, end in gaps), np.float32(0)))
 
 
 def _trace(traces: dict[int, Floats], owner: int, shape: tuple[int, ...]) -> Floats:
@@ -182,25 +187,33 @@ def _merged(anatomy: Anatomy, view: View) -> list[tuple[Floats, Floats, Floats, 
 
 def expose(path: Floats, noise: float, pixel_mm: float, rng: np.random.Generator) -> Floats:
     """Turn mm of water into display values in [0, 1]: Beer-Lambert, scatter, quantum noise, log and tone curve."""
-    primary = np.exp(-WATER_PER_MM * path)
-    detected = primary + _SCATTER_SHARE * _wide_blur(primary, 30.0 / pixel_mm)
-    grain = rng.standard_normal(path.shape, np.float32) * np.float32(noise * np.sqrt(_REFERENCE_SIGNAL))
-    detected += np.sqrt(detected) * grain
-    density = -np.log(np.maximum(detected, 1e-5))
+    detected = path * np.float32(-WATER_PER_MM)
+    np.exp(detected, out=detected)
+    detected += _SCATTER_SHARE * _wide_blur(detected, 30.0 / pixel_mm)
+    grain = rng.standard_normal(path.shape, np.float32)
+    grain *= np.float32(noise * np.sqrt(_REFERENCE_SIGNAL))
+    grain *= np.sqrt(detected)
+    detected += grain
+    density = np.log(np.maximum(detected, 1e-5, out=detected), out=detected)
+    density *= -1
     # Detectors flatten the broad brightness so that lung and mediastinum are both read on one display.
     broad = _wide_blur(density, 34.0 / pixel_mm)
-    density = broad * _BROAD_WEIGHT + (density - broad) * _DETAIL_WEIGHT
+    density *= _DETAIL_WEIGHT
+    broad *= _BROAD_WEIGHT - _DETAIL_WEIGHT
+    density += broad
     sparse = (slice(None, None, max(len(path) // 64, 1)),) * 2
     low, high = np.percentile(density[sparse][path[sparse] > _THICK_MM], [3, 98])
-    level = np.clip((density - low) / (high - low) + _TOE, 0, 1.6)
-    return np.asarray(1 - np.exp(-_SHOULDER * level), np.float32)
+    density -= np.float32(low - _TOE * (high - low))
+    density *= np.float32(-_SHOULDER / (high - low))
+    np.exp(np.clip(density, -_SHOULDER * _BRIGHTEST, 0, out=density), out=density)
+    return np.asarray((1 - density) / np.float32(1 - np.exp(-_SHOULDER * _BRIGHTEST)))
 
 
 _SCATTER_SHARE = 0.35
 _REFERENCE_SIGNAL = 0.05
 _BROAD_WEIGHT, _DETAIL_WEIGHT = 0.75, 1.2
 _THICK_MM = 60.0
-_TOE, _SHOULDER = 0.06, 1.7
+_TOE, _SHOULDER, _BRIGHTEST = 0.06, 1.5, 1.3
 """Tone curve: the lung keeps its contrast, the bright end is compressed."""
 
 
@@ -211,11 +224,11 @@ def _wide_blur(image: Floats, sigma: float) -> Floats:
         halvings += 1
     factor = 2**halvings
     n = image.shape[0] // factor
-    small = image.reshape(n, factor, n, factor).mean(axis=(1, 3))
-    small = ndimage.gaussian_filter(small, sigma / factor, mode="nearest")
+    small: Floats = image.reshape(n, factor, n, factor).mean(axis=(1, 3))
+    small = np.asarray(ndimage.gaussian_filter(small, sigma / factor, mode="nearest"))
     for _ in range(halvings):
         small = doubled(small)
-    return small
+    return np.asarray(small)
 
 
 def bounding_box(mask: Bools) -> tuple[int, int, int, int]:

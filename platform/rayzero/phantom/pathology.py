@@ -29,11 +29,11 @@ def build_anatomy(study: Study) -> Anatomy:
     for side in SIDES:
         for number in range(1, RIB_COUNT + 1):
             path = rib_path(number, side, anatomy.cavities)
-            owner = fractures.get((side, number))
-            if owner is None:
+            broken = fractures.get((side, number))
+            if broken is None:
                 anatomy.tubes += rib_tubes(path, number)
             else:
-                anatomy.tubes += _broken_rib(path, number, study.findings[owner], owner)
+                anatomy.tubes += _broken_rib(path, number, study.findings[broken], broken)
     return anatomy
 
 
@@ -80,7 +80,7 @@ def _effusion(anatomy: Anatomy, finding: Finding, owner: int) -> None:
         if side == "right":
             x0, x1 = lung.x0 + lateral, lung.x1 - medial
         y0, y1 = lung.y0 + front, lung.y1 - back
-        above = LEVELS > level
+        above = level < LEVELS
         x1, y1 = np.where(above, x1, x0), np.where(above, np.maximum(y1, y0), y0)
         anatomy.lungs[side] = Solid(x0, x1, y0, y1, lung.power)
         anatomy.space_hu[side] = HU["fluid"]
@@ -163,7 +163,7 @@ def _nodule(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Gener
     radius = finding.size_mm / 2
     centre = _spot(anatomy, finding, radius + 2, rng)
     radii = radius * rng.uniform(0.88, 1.06, 3)
-    anatomy.lesions.append(Ellipsoid.of(centre, radii, 890.0, soft=False, owner=owner))
+    anatomy.lesions.append(Ellipsoid.of(centre, radii, 980.0, soft=False, owner=owner))
 
 
 def _granuloma(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Generator) -> None:
@@ -194,12 +194,12 @@ def _consolidation(anatomy: Anatomy, finding: Finding, owner: int, rng: np.rando
     """A patch of filled airspace with a ragged edge."""
     radius = (30.0, 39.0, 50.0)[finding.grade] * rng.uniform(0.92, 1.08)
     centre = _spot(anatomy, finding, radius * 0.7, rng)
-    for _ in range(44):
+    for _ in range(30):
         heading = rng.normal(0, 1, 3)
         heading *= rng.random() ** 0.5 / np.linalg.norm(heading)
         blob = centre + heading * radius * np.array([0.95, 0.95, 0.8])
-        size = radius * rng.uniform(0.3, 0.6, 3)
-        anatomy.lesions.append(Ellipsoid.of(blob, size, 330.0, soft=True, owner=owner))
+        size = radius * rng.uniform(0.34, 0.64, 3)
+        anatomy.lesions.append(Ellipsoid.of(blob, size, 430.0, soft=True, owner=owner))
 
 
 def _atelectasis(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Generator) -> None:
@@ -229,11 +229,11 @@ def _edema(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Genera
     """Bat-wing haze about both hila and septal lines at the sides of the lower lungs."""
     for side in SIDES:
         sign = -1.0 if side == "right" else 1.0
-        for _ in range(15):
+        for _ in range(11):
             out, up = rng.uniform(8, 52), rng.normal(0, 30)
             centre = (sign * (32 + out * (1 - abs(up) / 130)), rng.uniform(-25, 40), up + 4)
-            radii = rng.uniform(20, 34, 3)
-            hu = (75.0, 115.0, 165.0)[finding.grade] * rng.uniform(0.7, 1.3)
+            radii = rng.uniform(22, 38, 3)
+            hu = (110.0, 160.0, 220.0)[finding.grade] * rng.uniform(0.7, 1.3)
             anatomy.lesions.append(Ellipsoid.of(centre, radii, hu, soft=True, owner=owner))
         lung = anatomy.lungs[side]
         for z in rng.uniform(-75, -5, 7 + 3 * finding.grade):
@@ -270,7 +270,7 @@ def _broken_rib(path: Floats, number: int, finding: Finding, owner: int) -> list
     along = np.cumsum(steps)
     at = along[-1] * rng.uniform(0.24, 0.36)
     offset = along - at
-    shift = (5.5 + 1.5 * finding.grade) * np.exp(-np.clip(offset, 0, None) / 35) * (offset > 0)
+    shift = (7.5 + 1.5 * finding.grade) * np.exp(-np.clip(offset, 0, None) / 35) * (offset > 0)
     broken = path.copy()
     broken[:, 2] -= shift
     broken[:, 0] += np.sign(path[:, 0]) * shift * 0.35
@@ -283,7 +283,6 @@ def _broken_rib(path: Floats, number: int, finding: Finding, owner: int) -> list
                 for tube in rib_tubes(broken, number, owner=whose):
                     tubes.append(tube.keep(chosen))
     ends = np.array([np.argmin(np.abs(offset + gap + 1)), np.argmin(np.abs(offset - gap - 1))])
-    for end in broken[ends]:
-        knob = np.array([end - [1.5, 0, 0], end + [1.5, 0, 0]])
-        tubes.append(round_tube(knob, 7.5, 330.0, owner=owner))
-    return tubes
+    radius = 6.0 + 0.5 * finding.grade
+    callus = np.full(len(ends), 4 / 3 * np.pi * radius**3)
+    return [*tubes, Tube(broken[ends], np.full((len(ends), 3), radius), callus, 1250.0, owner)]

@@ -21,6 +21,11 @@ PRESENT: dict[str, tuple[str, ...]] = {
         "A {volume} amount of pleural fluid is seen on the {side}.",
         "{Volume} {side} effusion with layering fluid at the base.",
     ),
+    "bilateral effusion": (
+        "There are {volume} bilateral pleural effusions.",
+        "{Volume} bilateral effusions.",
+        "Both costophrenic angles are blunted by {volume} pleural effusions.",
+    ),
     "pneumothorax": (
         "There is a {volume} {side} pneumothorax.",
         "{Volume} {side} apical pneumothorax with a visible pleural line.",

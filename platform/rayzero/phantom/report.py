@@ -83,9 +83,8 @@ def _noun(finding: Finding, rng: np.random.Generator) -> str:
 def _statement(finding: Finding, study: Study, rng: np.random.Generator) -> str:
     if finding.uncertain:
         return _fill(_pick(phrases.UNCERTAIN, rng), finding, rng, _noun(finding, rng))
-    text = _fill(_pick(phrases.PRESENT[_key(finding)], rng), finding, rng)
-    if finding.side == "bilateral":
-        text = text.replace("There is a small bilateral pleural effusion", "There are small bilateral pleural effusions")
+    key = "bilateral effusion" if finding.name == "pleural effusion" and finding.side == "bilateral" else _key(finding)
+    text = _fill(_pick(phrases.PRESENT[key], rng), finding, rng)
     if study.prior is not None and finding.change in phrases.CHANGED and rng.random() < 0.8:
         text += " " + _pick(phrases.CHANGED[finding.change], rng).format(phrase=_noun(finding, rng))
     return text

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 
 from .solids import LEVELS, Floats, Solid
-from .tubes import Tube, flat_tube, round_tube
+from .tubes import Tube, flat_tube, round_tube, straight_rods
 
 CORTEX_HU, MARROW_HU = 1250.0, 260.0
 RIB_SPACING, FIRST_RIB, RIB_COUNT = 24.5, 143.0, 11
@@ -20,7 +20,7 @@ def rib_path(number: int, side: str, cavities: dict[str, Solid]) -> Floats:
     sign = -1.0 if side == "right" else 1.0
     cavity = cavities[side]
     end = np.deg2rad(np.interp(number, [1, 2, 4, 7, 9, 11], [135, 142, 146, 140, 122, 78]))
-    angle = np.linspace(0.12, end, int(110 + 90 * end / 2.5))
+    angle = np.linspace(0.12, end, int(70 + 70 * end / 2.5))
     start = FIRST_RIB - RIB_SPACING * (number - 1)
     slope = np.interp(number, [1, 3, 6, 10], [18, 30, 40, 46])
     z = start + 7 * np.sin(np.minimum(angle * 2.2, np.pi)) - slope * (1 - np.cos(angle)) - 7 * angle**2
@@ -69,40 +69,47 @@ def smooth_path(knots: Sequence[ArrayLike], count: int = 40) -> Floats:
     return np.asarray(CubicSpline(np.linspace(0, 1, len(points)), points)(np.linspace(0, 1, count)))
 
 
+# Bones of the left side of a person of average build.
+_CLAVICLE = smooth_path([(16, -52, 112), (48, -62, 113), (86, -50, 122), (124, -22, 131), (152, -4, 130)])
+_MEDIAL_BORDER = smooth_path([(112, 88, 112), (126, 102, 70), (138, 104, 25), (142, 100, 2)])
+_LATERAL_BORDER = smooth_path([(142, 100, 2), (150, 84, 50), (160, 52, 92), (166, 30, 112)])
+_SCAPULAR_SPINE = smooth_path([(114, 96, 98), (136, 98, 112), (160, 70, 126), (170, 30, 134)])
+_HUMERUS = smooth_path([(-4, 8, 122), (0, 8, 112), (10, 6, 90), (26, 4, 20)])
+
+
 def _clavicle(sign: float, width: float) -> list[Tube]:
-    path = smooth_path([(16, -52, 112), (48, -62, 113), (86, -50, 122), (124, -22, 131), (152, -4, 130)])
-    path = path * [sign * width, 1, 1]
+    path = _CLAVICLE * [sign * width, 1, 1]
     radius = np.interp(np.linspace(0, 1, len(path)), [0, 0.15, 0.5, 0.9, 1], [9, 6.5, 5.2, 6, 6.5])
     return [round_tube(path, radius, 520.0), round_tube(path, radius * 0.62, -330.0)]
 
 
 def _scapula(sign: float, width: float) -> list[Tube]:
-    border = smooth_path([(112, 88, 112), (126, 102, 70), (138, 104, 25), (142, 100, 2)]) * [sign * width, 1, 1]
-    outer = smooth_path([(142, 100, 2), (150, 84, 50), (160, 52, 92), (166, 30, 112)]) * [sign * width, 1, 1]
-    spine = smooth_path([(114, 96, 98), (136, 98, 112), (160, 70, 126), (170, 30, 134)]) * [sign * width, 1, 1]
+    border = _MEDIAL_BORDER * [sign * width, 1, 1]
+    outer = _LATERAL_BORDER * [sign * width, 1, 1]
+    spine = _SCAPULAR_SPINE * [sign * width, 1, 1]
     sheet = [border * (1 - w) + outer[::-1] * w for w in (0.2, 0.4, 0.6, 0.8)]
     tubes = [round_tube(p, r, 420.0, step=1.5) for p, r in ((border, 2.2), (outer, 4.0), (spine, 4.0))]
     return tubes + [round_tube(p, 7.0, 22.0, step=3.0) for p in sheet]
 
 
 def _humerus(sign: float, width: float) -> list[Tube]:
-    x = sign * (176 * width)
-    head = smooth_path([(x - sign * 4, 8, 122), (x, 8, 112), (x + sign * 10, 6, 90), (x + sign * 26, 4, 20)])
+    head = (_HUMERUS + np.array([176 * width, 0, 0])) * np.array([sign, 1, 1])
     radius = np.interp(np.linspace(0, 1, len(head)), [0, 0.12, 0.35, 1], [17, 20, 13, 11])
     return [round_tube(head, radius, 260.0, step=2.0)]
 
 
 def _vertebral_arches(spine: Solid) -> list[Tube]:
-    tubes: list[Tube] = []
-    for z in np.arange(-195.0, 200.0, 25.0):
-        x = float(np.interp(z, LEVELS, (spine.x0 + spine.x1) / 2))
-        y = float(np.interp(z, LEVELS, spine.y1))
-        for sign in (-1.0, 1.0):
-            pedicle = np.array([[x + sign * 12, y - 6, z + 4], [x + sign * 12, y + 10, z + 3]])
-            process = np.array([[x + sign * 12, y + 8, z + 2], [x + sign * 36, y + 16, z + 5]])
-            tubes += [round_tube(pedicle, 4.2, 420.0, step=2), round_tube(process, 4.0, 230.0, step=2)]
-        spinous = np.array([[x, y + 12, z + 2], [x, y + 40, z - 16]])
-        tubes.append(round_tube(spinous, 3.6, 330.0, step=2))
+    z = np.arange(-195.0, 200.0, 25.0)
+    x0, x1, _, back = spine.outline(z)
+    middle = np.column_stack([(x0 + x1) / 2, back, z])
+
+    def rods(start: tuple[float, float, float], end: tuple[float, float, float], radius: float, hu: float) -> Tube:
+        return straight_rods(middle + start, middle + end, radius, hu)
+
+    tubes = [rods((0, 12, 2), (0, 40, -16), 3.6, 330.0)]
+    for sign in (-1.0, 1.0):
+        tubes.append(rods((sign * 12, -6, 4), (sign * 12, 10, 3), 4.2, 420.0))
+        tubes.append(rods((sign * 12, 8, 2), (sign * 36, 16, 5), 4.0, 230.0))
     return tubes
 
 

@@ -7,6 +7,7 @@ A frontal ray runs along y and meets the film at (x, z); a lateral ray runs alon
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -69,11 +70,6 @@ class Solid:
         leave[rows, cols] = np.where(hit, middle + reach, NOWHERE)
         return enter, leave
 
-    def present(self, z: Floats) -> bool:
-        """Whether the solid has a section at any of the levels ``z``."""
-        x0, x1, y0, y1 = self.outline(z)
-        return bool(((x1 > x0) & (y1 > y0)).any())
-
     def thickness(self, view: View, across: Floats, z: Floats) -> Floats:
         """Path length in mm through the solid, float32 of shape (len(z), len(across))."""
         enter, leave = self.chords(view, across, z)
@@ -117,7 +113,7 @@ def ellipsoid_solid(centre: ArrayLike, radii: ArrayLike, floor: float = -NOWHERE
     """An upright ellipsoid cut flat at ``floor`` and ``top`` (mm); ``centre`` and ``radii`` are (x, y, z) in mm."""
     (cx, cy, cz), (rx, ry, rz) = np.asarray(centre, float), np.asarray(radii, float)
     arc = np.sqrt(np.clip(1 - ((LEVELS - cz) / rz) ** 2, 0, 1))
-    arc = np.where((LEVELS >= floor) & (LEVELS <= top), arc, 0.0)
+    arc = np.where((floor <= LEVELS) & (top >= LEVELS), arc, 0.0)
     return Solid(cx - rx * arc, cx + rx * arc, cy - ry * arc, cy + ry * arc)
 
 
@@ -145,13 +141,14 @@ class Ellipsoid:
         form = basis @ np.diag(1.0 / np.asarray(radii, float) ** 2) @ basis.T
         return Ellipsoid(np.asarray(centre, float), form, hu, soft, owner)
 
+    @cached_property
     def reach(self) -> Floats:
         """Half of the bounding box, (3,) in mm."""
         return np.sqrt(np.diag(np.linalg.inv(self.form)))
 
     def window(self, view: View, across: Floats, z: Floats) -> tuple[slice, slice]:
         """The block of film rows and columns that the shadow falls in (``z`` falls from row to row)."""
-        axis, reach = (0 if view == "frontal" else 1), self.reach()
+        axis, reach = (0 if view == "frontal" else 1), self.reach
         centre = self.centre
         rows = _span(-z, -centre[2] - reach[2], -centre[2] + reach[2])
         return rows, _span(across, centre[axis] - reach[axis], centre[axis] + reach[axis])
@@ -187,7 +184,7 @@ class Ellipsoid:
         dz = (z - self.centre[2]).astype(np.float32)[:, None, None]
         q = m[0, 0] * dx**2 + m[1, 1] * dy**2 + m[2, 2] * dz**2
         q = q + 2 * (m[0, 1] * dx * dy + m[0, 2] * dx * dz + m[1, 2] * dy * dz)
-        return np.maximum(1 - q, 0) if self.soft else (q < 1).astype(np.float32)
+        return np.asarray(np.maximum(1 - q, 0) if self.soft else q < 1, np.float32)
 
 
 def air_gaps(space: tuple[Floats, Floats], organs: list[tuple[Floats, Floats]]) -> list[tuple[Floats, Floats]]:

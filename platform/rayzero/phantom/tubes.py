@@ -7,11 +7,15 @@ CT agree whatever the direction of the tube and however thin it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from .solids import Bools, Floats
+
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Tube:
         return Tube(self.points[chosen], self.radii[chosen], self.volume[chosen], self.hu, self.owner)
 
 
-def round_tube(path: Floats, radius: float | Floats, hu: float, *, owner: int = -1, step: float = 1.0) -> Tube:
+def round_tube(path: Floats, radius: ArrayLike, hu: float, *, owner: int = -1, step: float = 1.0) -> Tube:
     """A tube of circular section of ``radius`` mm along the polyline ``path`` (N, 3), a point every ``step`` mm.
 
     ``radius`` is one number or one for each vertex of the path.
@@ -43,17 +47,25 @@ def round_tube(path: Floats, radius: float | Floats, hu: float, *, owner: int = 
     return Tube(points, np.repeat(r[:, None], 3, axis=1), np.pi * r**2 * along[-1] / count, hu, owner)
 
 
+def straight_rods(starts: Floats, ends: Floats, radius: float, hu: float, *, count: int = 8) -> Tube:
+    """Many straight rods of ``radius`` mm from ``starts`` to ``ends`` (N, 3), as one tube of ``count`` points a rod."""
+    at = ((np.arange(count) + 0.5) / count)[None, :, None]
+    points = (starts[:, None] * (1 - at) + ends[:, None] * at).reshape(-1, 3)
+    length = np.repeat(np.linalg.norm(ends - starts, axis=1), count)
+    return Tube(points, np.full((len(points), 3), radius), np.pi * radius**2 * length / count, hu)
+
+
 def flat_tube(path: Floats, height: float, width: float, hu: float, *, owner: int = -1) -> Tube:
     """A strap along ``path`` (N, 3): half ``height`` mm along z and half ``width`` mm across its horizontal course."""
     step = np.gradient(path, axis=0)
     length = np.linalg.norm(step, axis=1)
     course = np.abs(step[:, :2]) / np.maximum(np.linalg.norm(step[:, :2], axis=1, keepdims=True), 1e-6)
-    radii = np.column_stack([course[:, 1] * width + 0.9, course[:, 0] * width + 0.9, np.full(len(path), height)])
+    radii = np.column_stack([course[:, 1] * width + 1.9, course[:, 0] * width + 1.9, np.full(len(path), height)])
     return Tube(path, radii, np.pi * height * width * length, hu, owner)
 
 
-def splat(points: Floats, radii: Floats, volume: Floats, axes: list[Floats]) -> Floats:
-    """Spread each point's volume over the cells it covers; gives volume per cell size, shape ``[len(a) for a in axes]``.
+def splat(points: Floats, radii: Floats, volume: Floats, axes: Sequence[Floats]) -> Floats:
+    """Spread each point's volume over the cells it covers; gives volume per cell size, shape (len(axis), ...).
 
     ``axes`` are the cell centres (mm, evenly spaced, rising or falling), ``points`` and ``radii`` (N, len(axes)).
     On two axes the result is a path length in mm, on three a filled fraction.
@@ -62,25 +74,28 @@ def splat(points: Floats, radii: Floats, volume: Floats, axes: list[Floats]) -> 
     start = np.array([a[0] for a in axes])
     step = np.array([a[1] - a[0] for a in axes])
     where = (points - start) / step
-    size = np.maximum(radii / np.abs(step), 0.35)
-    reach = np.ceil(size + 0.5).astype(np.int64)
+    size = np.maximum(radii / np.abs(step), _LEAST_CELLS)
+    # The weight below is zero from size * sqrt(1 + 1/size) on, and a point lies within half a cell of its base.
+    reach = np.floor(np.sqrt(size * (size + size / size.min(axis=1, keepdims=True))) + 0.5).astype(np.int64)
     near = ((where > -reach) & (where < shape + reach - 1)).all(axis=1)
     # A rim wide enough for every footprint spares a test of each of its cells.
     rim = 2 * int(reach[near].max(initial=0)) + 1
     wide = shape + 2 * rim
-    total = np.zeros(int(wide.prod()), np.float64)
+    cells, weights = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     # Points of like size share one block of offsets, which keeps the work in a few large array operations.
     key = reach @ (64 ** np.arange(len(axes)))
     for value in np.unique(key[near]):
         chosen = np.flatnonzero(near & (key == value))
-        cells, weights = _footprints(where[chosen] + rim, size[chosen], reach[chosen[0]], wide)
-        weights *= (volume[chosen] / weights.sum(axis=1)).astype(np.float32)[:, None]
-        total += np.bincount(cells.ravel(), weights.ravel(), total.size)
+        block, weight = _footprints(where[chosen] + rim, size[chosen], reach[chosen[0]], wide)
+        weight *= (volume[chosen] / weight.sum(axis=1)).astype(np.float32)[:, None]
+        cells.append(block.ravel())
+        weights.append(weight.ravel())
+    total = np.bincount(np.concatenate(cells), np.concatenate(weights), int(wide.prod()))
     inner = total.reshape(wide)[tuple(slice(rim, rim + n) for n in shape)]
-    return (inner / np.abs(step).prod()).astype(np.float32)
+    return np.asarray(inner / np.abs(step).prod(), np.float32)
 
 
-def splat_film(points: Floats, radii: Floats, volume: Floats, axes: list[Floats]) -> Floats:
+def splat_film(points: Floats, radii: Floats, volume: Floats, axes: Sequence[Floats]) -> Floats:
     """``splat`` on a square film, with what is broad drawn on a coarser grid and interpolated: several times faster."""
     broad = radii.max(axis=1) / abs(axes[0][1] - axes[0][0]) > _COARSE_CELLS
     if not broad.any() or any(len(a) % 2 for a in axes):
@@ -92,7 +107,9 @@ def splat_film(points: Floats, radii: Floats, volume: Floats, axes: list[Floats]
     return total
 
 
-_COARSE_CELLS = 6.0
+_COARSE_CELLS = 5.0
+_LEAST_CELLS = 0.6
+"""Half extent in cells below which a point could fall between cell centres and be lost."""
 
 
 def doubled(image: Floats) -> Floats:
@@ -106,7 +123,7 @@ def doubled(image: Floats) -> Floats:
     return image
 
 
-def _footprints(where: Floats, size: Floats, reach: Floats, shape: Floats) -> tuple[Floats, Floats]:
+def _footprints(where: Floats, size: Floats, reach: Indices, shape: Indices) -> tuple[Indices, Floats]:
     """Flat cell indices and unscaled weights of each point's block of cells; both (N, cells of the block)."""
     base = np.rint(where).astype(np.int64)
     square = np.zeros((len(where), 1), np.float32)

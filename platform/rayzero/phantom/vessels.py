@@ -59,8 +59,8 @@ def _grow(
 
 def _split(heading: Floats, rng: np.random.Generator) -> Floats:
     """Two children per branch that part to opposite sides of it."""
-    aside = np.cross(heading, rng.normal(0, 1, heading.shape) + [0, 1.5, 0])
+    aside = np.cross(heading, rng.normal(0, 1, heading.shape) + np.array([0, 1.5, 0]))
     aside /= np.maximum(np.linalg.norm(aside, axis=1, keepdims=True), 1e-6)
     spread = rng.uniform(0.2, 0.55, (len(heading), 2))
     children = np.stack([heading + aside * spread[:, :1], heading - aside * spread[:, 1:]], axis=1).reshape(-1, 3)
-    return children / np.linalg.norm(children, axis=1, keepdims=True)
+    return np.asarray(children / np.linalg.norm(children, axis=1, keepdims=True))

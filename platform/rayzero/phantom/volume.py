@@ -103,7 +103,7 @@ def _add_lesions(
     for lesion in anatomy.lesions:
         if sign * lesion.centre[0] <= 0:
             continue
-        reach = lesion.reach()
+        reach = lesion.reach
         block = tuple(
             slice(*np.searchsorted(axis, [c - r, c + r]))
             for axis, c, r in zip(axes, lesion.centre[::-1], reach[::-1], strict=True)
@@ -118,9 +118,7 @@ def _add_lesions(
             traces.setdefault(lesion.owner, np.zeros(hu.shape, np.float32))[block] += added * (lesion.hu / 1000)
 
 
-def _add_tubes(
-    anatomy: Anatomy, axes: tuple[Floats, Floats, Floats], hu: Floats, traces: dict[int, Floats]
-) -> None:
+def _add_tubes(anatomy: Anatomy, axes: tuple[Floats, Floats, Floats], hu: Floats, traces: dict[int, Floats]) -> None:
     for owner in sorted({tube.owner for tube in anatomy.tubes}):
         tubes = [tube for tube in anatomy.tubes if tube.owner == owner]
         points, radii = (np.concatenate([getattr(t, name)[:, ::-1] for t in tubes]) for name in ("points", "radii"))

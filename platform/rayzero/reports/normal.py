@@ -17,8 +17,9 @@ _RULES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
             ("enlarged cardiomediastinum",),
         ),
         (
-            r"\blungs?\b(?: fields?| zones?| bases?| parenchyma)?(?: (?:are|is|remains?|appears?|both|bilaterally|grossly"
-            r"|well|aerated|expanded|inflated|and|otherwise|free|essentially|symmetrically|normally|now|again))* clear\b(?! of)"
+            r"\blungs?\b(?: fields?| zones?| bases?| parenchyma)?(?: (?:are|is|remains?|appears?|both|bilaterally"
+            r"|grossly|well|aerated|expanded|inflated|and|otherwise|free|essentially|symmetrically|normally|now|again))*"
+            r" clear\b(?! of)"
             r"|\bclear lungs?\b|\blungs?(?: are| is)? (?:normal|unremarkable)\b",
             ("lung opacity",),
         ),

@@ -32,9 +32,9 @@ def split_sections(text: str) -> dict[str, str]:
     corrects. Text before the first heading belongs to none. A report without headings gives an empty mapping.
     """
     headings = list(_HEADING.finditer(text))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
+    starts = [heading.start() for heading in headings] + [len(text)]
     sections: dict[str, str] = {}
-    for heading, end in zip(headings, ends, strict=True):
+    for heading, end in zip(headings, starts[1:], strict=True):
         name = _SECTION[(heading[1] or heading[2]).upper()]
         body = text[heading.end() : end].strip()
         if body or name not in sections:

@@ -25,6 +25,7 @@ _CLAUSE = re.compile(
     r"|,(?=\s(?!or\b|and\b|nor\b)[^,]*\b(?:is|are|remains?|has|have|there)\b)"
     r"|,?\s\band\b(?=\s(?:there|the|a|an|mild|small|moderate|large|stable|unchanged)\b)"
 )
+_LEADING_PLACE = re.compile(r"(?:in|at|within|on|over) (?:the )?(?:[\w-]+ ){1,4}?[\w-]+,(?= there )")
 _STATUS_CUES: tuple[tuple[str, str], ...] = (
     ("ignore", r"history of|(?:to )?(?:evaluate|assess|check|look) for|evaluation (?:of|for)|rule out|r/o|if there is"
                r"|clinical concern for|recommend\w*|correlat\w+|follow-?up|risk of|symptoms of|treated for"
@@ -53,8 +54,9 @@ _POST_ABSENT = re.compile(
     r"|(?:is|are) unlikely|unlikely|resolved|(?:has|have) been removed|(?:is|are|has been) (?:excluded|ruled out))\b"
 )
 _POST_UNCERTAIN = re.compile(
-    r"^[^,;]*?\b(?:(?:is|are) (?:possible|likely|probable|suspected|questioned|questionable|not (?:entirely |completely )?"
-    r"(?:excluded|ruled out))|(?:cannot|can not|could not|not)(?: \w+){0,2} (?:excluded|ruled out)"
+    r"^[^,;]*?\b(?:(?:is|are) (?:possible|likely|probable|suspected|questioned|questionable"
+    r"|not (?:entirely |completely )?(?:excluded|ruled out))|(?:cannot|can not|could not"
+    r"|not)(?: \w+){0,2} (?:excluded|ruled out)"
     r"|(?:may|might|could) (?:be present|also be|be considered)|not excluded)\b"
 )
 _ALTERNATIVE = re.compile(r"^(?:,? or|,? versus|,? vs\.?|\s*/)(?: \w+){0,2} ?$")
@@ -127,8 +129,10 @@ def _read(text: str) -> list[Sentence]:
 
 
 def _clauses(text: str) -> list[str]:
-    starts = [0, *(match.start() for match in _CLAUSE.finditer(text))]
-    return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    """``text`` cut where one statement ends; a leading place ("in the left base, there is ...") stays attached."""
+    leading = _LEADING_PLACE.match(text)
+    cuts = [match.start() for match in _CLAUSE.finditer(text, leading.end() if leading else 0)]
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
 def _is_vague(statement: _Statement, clause: str) -> bool:
@@ -159,7 +163,7 @@ def _statements(clause: str) -> list[_Statement]:
 
 
 def _share(clause: str, statements: list[_Statement]) -> list[_Statement]:
-    """What neighbours pass on: alternatives are uncertain, lists share a place, an explanation lies where its sign is."""
+    """What neighbours pass on: "A or B" is uncertain, a list shares a place, an explanation lies where its sign is."""
     shared = list(statements)
     for index in range(len(shared) - 2, -1, -1):
         one, two = shared[index], shared[index + 1]

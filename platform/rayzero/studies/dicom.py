@@ -21,7 +21,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut
+from pydicom.pixels import pixel_array
+from pydicom.pixels.processing import apply_modality_lut
 
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.study import Image, View
@@ -170,7 +171,9 @@ def _decode(dataset: FileDataset) -> np.ndarray[Any, Any]:
             _check_codestream(dataset)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels = dataset.pixel_array
+            # Unsigned values are taken as they are, so that a wrong BitsStored is seen instead of masked away.
+            signed = bool(dataset.PixelRepresentation)
+            pixels = pixel_array(dataset, correct_unused_bits=signed)
     except StudyFileError:
         raise
     except Exception as error:  # each decoder raises its own types

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -128,7 +128,7 @@ def _run(
     chunks: Sequence[list[StudyRef]], root: str, lake: str, generation: str, workers: int
 ) -> Iterator[tuple[int, Part, list[Quarantined]]]:
     """Results as they come; no more than ``workers`` tasks are in flight, so the driver's memory stays flat."""
-    task: Any = ray.remote(ingest_refs)  # Ray's own type for it forgets the arguments
+    task = ray.remote(cast(Any, ingest_refs))  # Ray's types know no keyword-only arguments
     waiting = iter(enumerate(chunks))
     running: dict[ray.ObjectRef[tuple[Part, list[Quarantined]]], int] = {}
 

@@ -222,7 +222,7 @@ def commit_lake(url: str, generation: str, parts: Iterable[Part], quarantined: I
     try:
         with fsspec.open(f"{_generation_url(root, generation)}/quarantine.parquet", "wb", auto_mkdir=True) as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE), file)
-        _replace(f"{root}/lake.json", json.dumps(card, indent=1).encode())
+        _replace(f"{root}/lake.json", json.dumps(card).encode())
     except OSError as error:
         raise LakeError(f"cannot write the lake at {url}: {error}") from error
     _remove_other_generations(root, generation)

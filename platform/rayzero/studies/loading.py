@@ -16,8 +16,8 @@ import pyarrow as pa
 import ray
 
 from rayzero.config import DataConfig
-from rayzero.studies.examples import EXAMPLES, examples_of
 from rayzero.studies.errors import LakeError
+from rayzero.studies.examples import EXAMPLES, examples_of
 from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
 from rayzero.studies.study import Split
 
@@ -119,9 +119,7 @@ def stream(
     dataset.context.execution_options.preserve_order = True
     # The training line says how fast data arrives; a bar per worker would bury it.
     dataset.context.enable_progress_bars = False
-    batches = dataset.iter_batches(
-        batch_size=batch_size, batch_format="pyarrow", prefetch_batches=2, drop_last=True
-    )
+    batches = dataset.iter_batches(batch_size=batch_size, batch_format="pyarrow", prefetch_batches=2, drop_last=True)
     for count, table in enumerate(batches):
         if count == num_batches:
             return

@@ -69,9 +69,7 @@ def parameter_groups(model: AlignmentModel, config: Config) -> list[dict[str, An
             if chosen:
                 scale = config.text.lr_scale if is_text else 1.0
                 decay = training.weight_decay if decays else 0.0
-                groups.append(
-                    {"params": chosen, "weight_decay": decay, "lr_scale": scale, "lr": training.lr * scale}
-                )
+                groups.append({"params": chosen, "weight_decay": decay, "lr_scale": scale, "lr": training.lr * scale})
     if not groups:
         raise ValueError("nothing to train: every part of the model is frozen")
     return groups

@@ -16,7 +16,8 @@ import torch
 from rayzero.alignment import registry
 from rayzero.config import Config
 from rayzero.studies.loading import Source, stream
-from rayzero.training import checkpoint, engine as engines
+from rayzero.training import checkpoint
+from rayzero.training import engine as engines
 from rayzero.training.batches import collate
 from rayzero.training.monitor import Monitor
 from rayzero.training.validation import validate

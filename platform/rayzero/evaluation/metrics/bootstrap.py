@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 Float = np.ndarray[Any, np.dtype[np.float64]]
 
 CONFIDENCE = 0.95
-# Elements of one (replicates, items) block of weights: 32 MB of float64.
-_BLOCK_ELEMENTS = 1 << 22
+# Elements of one (replicates, items) block of weights: 1 MB of float64, which stays in the cache.
+_BLOCK_ELEMENTS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,16 @@ class Bootstrap:
 def weighted_mean(values: Float, weights: Float) -> Float:
     """Mean (r,) of ``values`` (n,) under each row of ``weights`` (r, n); NaN where a row is all zero."""
     total = weights.sum(axis=1)
-    return np.divide(weights @ values, total, out=np.full(len(weights), np.nan), where=total > 0)
+    return divide(weights @ values, total)
+
+
+def divide(top: Float, bottom: Float) -> Float:
+    """``top / bottom`` elementwise, NaN where ``bottom`` is zero."""
+    return np.asarray(np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0))
 
 
 def estimate(value: float, samples: Float, n: int) -> Estimate:
-    """``value`` with the 95 % percentile interval of ``samples`` (R,); replicates where it is undefined do not count."""
+    """``value`` with the 95 % percentile interval of the ``samples`` (R,) where it is defined."""
     defined = samples[np.isfinite(samples)]
     if not len(defined) or not math.isfinite(value):
         return Estimate(value, math.nan, math.nan, n)
@@ -86,7 +91,9 @@ def mean_defined(values: Float, axis: int) -> Float:
         return np.asarray(np.nanmean(values, axis=axis))
 
 
-def macro(values: dict[str, tuple[Float, Sequence[str]]], bootstrap: Bootstrap) -> tuple[dict[str, Estimate], Estimate]:
+def macro(
+    values: Mapping[str, tuple[Float, Sequence[str]]], bootstrap: Bootstrap
+) -> tuple[dict[str, Estimate], Estimate]:
     """Mean per name and the unweighted mean over names, each with its interval.
 
     ``values`` maps a name to its items (n,) and their patients. A replicate without items of a name averages

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, Float, estimate, mean_defined
+from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, Float, divide, estimate, mean_defined
 
 Labels = np.ndarray[Any, np.dtype[np.int8]]
 
@@ -79,44 +79,40 @@ def classify(
     return Classification(
         macro_auroc=_macro(per_class, draws, 0, len(labels)),
         macro_average_precision=_macro(per_class, draws, 1, len(labels)),
-        groups={group: _macro({n: per_class[n] for n in names}, draws, 0, len(labels)) for group, names in members.items()},
+        groups={
+            group: _macro({name: per_class[name] for name in names}, draws, 0, len(labels))
+            for group, names in members.items()
+        },
         members=members,
         per_class=per_class,
         dropped=dropped,
     )
 
 
-def weighted_auroc(scores: Float, truth: np.ndarray[Any, Any], weights: Float) -> Float:
-    """AUROC (r,) of ``scores`` (n,) against boolean ``truth`` (n,) under each row of ``weights`` (r, n).
+def weighted_areas(scores: Float, truth: np.ndarray[Any, Any], weights: Float) -> tuple[Float, Float]:
+    """AUROC (r,) and average precision (r,) of ``scores`` (n,) under each row of ``weights`` (r, n).
 
-    One sort serves all rows: a positive wins against the negative weight below it, and half of what ties with it.
-    NaN where a row leaves a side without weight.
+    ``truth`` (n,) is boolean. One sort serves all rows. Equal scores enter together, so that a tie of a positive and
+    a negative counts one half in the AUROC; average precision is the step-wise area, without interpolation. NaN
+    where a row leaves a needed side without weight.
     """
-    order = np.argsort(scores, kind="stable")
-    ranked, positive = scores[order], truth[order]
-    below = np.searchsorted(ranked, ranked[positive], side="left")
-    upto = np.searchsorted(ranked, ranked[positive], side="right")
-    drawn = weights[:, order]
-    negatives = np.zeros((len(weights), len(scores) + 1))
-    np.cumsum(np.where(positive, 0.0, drawn), axis=1, out=negatives[:, 1:])
-    mass = drawn[:, positive]
-    wins = (mass * (negatives[:, below] + negatives[:, upto])).sum(axis=1) / 2
-    pairs = mass.sum(axis=1) * negatives[:, -1]
-    return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
-
-
-def weighted_average_precision(scores: Float, truth: np.ndarray[Any, Any], weights: Float) -> Float:
-    """Average precision (r,), the step-wise area without interpolation, under each row of ``weights`` (r, n)."""
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    # Equal scores enter together: only the last of each run of ties is an operating point.
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
     drawn = weights[:, order]
-    found = np.cumsum(drawn * truth[order], axis=1)[:, last]
-    shown = np.cumsum(drawn, axis=1)[:, last]
-    precision = np.divide(found, shown, out=np.zeros_like(found), where=shown > 0)
-    area = (np.diff(found, axis=1, prepend=0.0) * precision).sum(axis=1)
-    return np.divide(area, found[:, -1], out=np.full(len(weights), np.nan), where=found[:, -1] > 0)
+    hits = np.cumsum(drawn * truth[order], axis=1)
+    shown = np.cumsum(drawn, axis=1)
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    if len(last) < len(ranked):
+        # Only the end of each run of ties is an operating point.
+        hits, shown = hits[:, last], shown[:, last]
+    gained = np.diff(hits, axis=1, prepend=0.0)
+    added = np.diff(shown, axis=1, prepend=0.0)
+    positive, total = hits[:, -1], shown[:, -1]
+    # Trapezoids over the negatives of each step: added - gained wide, hits - gained / 2 high on average.
+    wins = np.einsum("rg,rg->r", added - gained, hits - gained / 2)
+    precision = np.divide(hits, shown, out=np.zeros_like(hits), where=shown > 0)
+    area = np.einsum("rg,rg->r", gained, precision)
+    return divide(wins, positive * (total - positive)), divide(area, positive)
 
 
 def mean_roc(curves: Sequence[tuple[Float, Float]], points: int = 101) -> tuple[Float, Float]:
@@ -134,9 +130,7 @@ def _one_class(
     scores = np.asarray(scores, dtype=np.float64)
 
     def both(weights: Float) -> Float:
-        return np.stack(
-            [weighted_auroc(scores, truth, weights), weighted_average_precision(scores, truth, weights)], axis=1
-        )
+        return np.stack(weighted_areas(scores, truth, weights), axis=1)
 
     value = both(np.ones((1, len(scores))))[0]
     samples = bootstrap.samples(patients, both)

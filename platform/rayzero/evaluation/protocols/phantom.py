@@ -58,7 +58,6 @@ def run(
         fingerprint=lake.fingerprint,
         split=split,
         prompt=config.prompt,
-        intensity=bundle.config.data.intensity,
         geometry=bundle.config.data.geometry,
         counts=_counts(test, validation),
         notes=_leaks(lake, truth, split),
@@ -98,7 +97,9 @@ def _leaks(lake: Lake, truth: Truth, split: str) -> list[str]:
         met |= {name for name in NEVER_SEEN if study.labels.get(name, 0)}
     notes = []
     if shared:
-        notes.append(f"{len(shared)} patients of split {split!r} also have studies in other splits: figures are inflated.")
+        notes.append(
+            f"{len(shared)} patients of split {split!r} also have studies in other splits: figures are inflated."
+        )
     if met:
         notes.append(f"Labelled outside split {split!r}, hence not never-seen: {', '.join(sorted(met))}.")
     return notes

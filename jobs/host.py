@@ -1,0 +1,85 @@
+"""The demonstration's server, page and TensorBoard on this machine."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from rayzero.config import ConfigError
+
+_TENSORBOARD_PORT = 6006
+
+
+@dataclass
+class Host:
+    """Starts what a person opens in a browser, and stops it again."""
+
+    folder: Path
+    port: int
+    page_port: int
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def check_ports(self) -> None:
+        """Raises ConfigError, before any work is done, when a port is taken."""
+        for name, port in (("--port", self.port), ("--page-port", self.page_port)):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    raise ConfigError(f"port {port} is in use; give another one with {name}")
+
+    def start(self, bundle: str) -> None:
+        """Start the server on this Ray cluster, then the page and TensorBoard; returns when the page answers."""
+        # Imported here: the build stages need neither Serve nor its settings.
+        from serve.app import start
+        from serve.settings import AppArgs
+
+        server = start(AppArgs(bundles={"radzero": bundle}, examples=str(self.folder / "examples")), port=self.port)
+        self._launch("ui.app", "--server", server, "--port", str(self.page_port))
+        self._launch(
+            "tensorboard.main", "--logdir", str(self.folder), "--port", str(_TENSORBOARD_PORT), "--bind_all=false"
+        )
+        self._await_page(f"http://127.0.0.1:{self.page_port}")
+
+    def addresses(self, dashboard: str) -> str:
+        """What to open."""
+        return "\n".join(
+            [
+                "",
+                f"page           http://127.0.0.1:{self.page_port}",
+                f"API docs       http://127.0.0.1:{self.port}/docs",
+                f"Ray dashboard  {dashboard}",
+                f"TensorBoard    http://127.0.0.1:{_TENSORBOARD_PORT}",
+                "",
+                "Research use only. Ctrl-C stops everything.",
+            ]
+        )
+
+    def wait(self) -> None:
+        """Stay until Ctrl-C or until the page ends, then stop what was started."""
+        try:
+            self._processes[0].wait()
+        except KeyboardInterrupt:
+            print("stopping")
+        finally:
+            for process in self._processes:
+                process.terminate()
+
+    def _launch(self, module: str, *arguments: str) -> None:
+        log = (self.folder / f"{module.split('.')[0]}.log").open("wb")
+        command = [sys.executable, "-m", module, *arguments]
+        self._processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+
+    def _await_page(self, url: str, seconds: float = 90.0) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(url, timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.5)
+        raise ConfigError(f"the page did not answer at {url} within {seconds:.0f} s; see {self.folder / 'ui.log'}")

@@ -1,0 +1,83 @@
+"""Simulate a corpus of chest studies: DICOM films, reports, labels and regions, on all CPUs of the Ray cluster.
+
+python -m jobs.phantom --root data/phantom --patients 500
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from jobs.command import connect, main
+from rayzero.config import ConfigError
+from rayzero.phantom.files import StudyRecord, finish_corpus, patient_splits, write_patient
+
+# Patients per task: a few seconds of work, so that progress moves and no core idles at the end.
+_CHUNK = 8
+
+
+def simulate(
+    root: Path, *, patients: int, seed: int, film_size: int = 512, fractions: tuple[float, float, float]
+) -> list[StudyRecord]:
+    """Write a corpus of ``patients`` to ``root`` (a folder that every node sees) and return its studies.
+
+    ``fractions`` are the shares of train, validation and test patients. Raises ConfigError when ``root`` already
+    holds a corpus.
+    """
+    if (root / "studies.csv").exists():
+        raise ConfigError(f"{root} already holds a corpus; choose another folder or delete it")
+    root.mkdir(parents=True, exist_ok=True)
+    splits = patient_splits(patients, fractions)
+    pending = [
+        _write.remote(str(root), seed, start, list(splits[start : start + _CHUNK]), film_size)
+        for start in range(0, patients, _CHUNK)
+    ]
+    records: list[StudyRecord] = []
+    began = shown = time.monotonic()
+    while pending:
+        done, pending = ray.wait(pending)
+        for part in ray.get(done):
+            records += part
+        now = time.monotonic()
+        if now - shown > 5 or not pending:
+            shown = now
+            print(f"phantom: {len(records)} studies, {len(records) / (now - began):.1f} studies/s", flush=True)
+    finish_corpus(root, records)
+    return records
+
+
+@ray.remote(num_cpus=1)
+def _write(root: str, seed: int, start: int, splits: list[str], film_size: int) -> list[StudyRecord]:
+    records: list[StudyRecord] = []
+    for offset, split in enumerate(splits):
+        records += write_patient(root, seed, start + offset, split, film_size=film_size, ct="none")  # type: ignore[arg-type]
+    return records
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments`` and simulate."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.phantom", description=__doc__.split("\n")[0])
+    parser.add_argument("--root", required=True, type=Path, help="folder to write")
+    parser.add_argument("--patients", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--film-size", type=int, default=512, help="rows and columns of a film, in pixels")
+    options = parser.parse_args(arguments)
+    connect()
+    records = simulate(
+        options.root.resolve(),
+        patients=options.patients,
+        seed=options.seed,
+        film_size=options.film_size,
+        fractions=(0.7, 0.1, 0.2),
+    )
+    print(
+        f"{len(records)} studies in {options.root}; next: python -m jobs.ingest --corpus phantom --root {options.root}"
+    )
+
+
+if __name__ == "__main__":
+    main(run)

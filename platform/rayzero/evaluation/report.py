@@ -1,0 +1,95 @@
+"""``report.json`` and a self-contained ``report.html`` of one evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from rayzero.evaluation import charts, gallery
+from rayzero.evaluation.metrics.bootstrap import Estimate
+from rayzero.evaluation.metrics.retrieval import CUTOFFS
+from rayzero.evaluation.result import EvaluationResult
+from rayzero.evaluation.sections import DIRECTIONS
+
+_RETRIEVAL_EXAMPLES = 4
+
+_NAMES = {
+    "classification.macro_auroc": "Classification, macro AUROC",
+    "grounding.pointing_accuracy": "Grounding, pointing accuracy",
+    "segmentation.mean_dice": "Segmentation, mean Dice",
+}
+
+
+def write_report(
+    result: EvaluationResult, url: str, *, overlays: int = 12, extra: Mapping[str, Any] | None = None
+) -> str:
+    """Write ``report.json`` and ``report.html`` into the folder ``url`` (any fsspec URL) and return it.
+
+    ``overlays`` is the number of example maps; ``extra`` is merged into the JSON's top level, for what a run knows
+    and an evaluation does not, such as seconds per stage.
+    """
+    payload = {**result.to_json(), **(extra or {})}
+    files = {
+        "report.json": json.dumps(payload, indent=2, allow_nan=False),
+        "report.html": render_html(result, overlays=overlays),
+    }
+    root = url.rstrip("/")
+    for name, text in files.items():
+        with fsspec.open(f"{root}/{name}", "w", encoding="utf-8", auto_mkdir=True) as file:
+            file.write(text)
+    return root
+
+
+def render_html(result: EvaluationResult, *, overlays: int = 12) -> str:
+    """The readable report: one page without external assets."""
+    environment = Environment(
+        loader=PackageLoader("rayzero.evaluation", "."),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(estimate=_estimate, words=charts.label, number="{:.3f}".format)
+    return environment.get_template("report.html").render(
+        result=result,
+        cutoffs=CUTOFFS,
+        directions=DIRECTIONS,
+        headline=[(headline_name(name), value, chance) for name, (value, chance) in result.headline().items()],
+        charts=_charts(result),
+        overlays=gallery.overlays(result, overlays),
+        retrieved=gallery.retrieval_examples(result, _RETRIEVAL_EXAMPLES),
+    )
+
+
+def headline_name(key: str) -> str:
+    """A headline's dotted name as a person reads it."""
+    if key in _NAMES:
+        return _NAMES[key]
+    if key.startswith("retrieval.recall_at_"):
+        return f"Retrieval, R@{key.rsplit('_', 1)[1]}"
+    group = key.split(".")[1]
+    return f"Macro AUROC, {charts.label(group)} findings"
+
+
+def _charts(result: EvaluationResult) -> dict[str, Markup]:
+    out: dict[str, str] = {}
+    if result.classification:
+        out["forest"], out["roc"] = charts.forest(result.classification), charts.roc(result.classification)
+    if result.calibration:
+        out["reliability"] = charts.reliability(result.calibration.raw, result.calibration.calibrated)
+    if result.segmentation:
+        out["dice"] = charts.dice_curve(result.segmentation)
+    # Drawn here from numbers; matplotlib escapes the names it writes.
+    return {name: Markup(svg) for name, svg in out.items()}
+
+
+def _estimate(value: Estimate) -> Markup:
+    if value.value != value.value:
+        return Markup('<span class="none">not defined</span>')
+    interval = "" if value.low != value.low else f' <span class="ci">[{value.low:.3f}, {value.high:.3f}]</span>'
+    return Markup(f"<b>{value.value:.3f}</b>{interval}")

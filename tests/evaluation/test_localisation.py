@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rayzero.evaluation.metrics import segmentation
+from rayzero.evaluation.metrics.grounding import box_share, first_peak, inside_any
+from rayzero.evaluation.metrics.segmentation import THRESHOLDS, dice_at_thresholds, histograms, whole_image_dice
+
+
+@pytest.mark.parametrize(
+    ("point", "hit"),
+    [
+        ((2, 3), True),
+        ((5, 3), True),
+        ((6, 3), False),
+        ((1, 3), False),
+        ((2, 8), False),
+        ((2, 7), True),
+        ((2, 2), False),
+    ],
+)
+def test_boxes_are_half_open(point: tuple[int, int], hit: bool) -> None:
+    assert inside_any(point, [(2.0, 3.0, 6.0, 8.0)]) is hit
+
+
+def test_any_box_of_the_finding_counts() -> None:
+    assert inside_any((9, 9), [(0, 0, 2, 2), (9, 9, 10, 10)])
+    assert not inside_any((9, 9), [])
+
+
+def test_the_first_of_equal_peaks_in_row_order_counts() -> None:
+    values = np.zeros((3, 4))
+    values[1, 2] = values[1, 3] = values[2, 0] = 1.0
+    assert first_peak(values) == (2, 1)
+
+
+def test_chance_is_the_share_of_pixels_that_would_hit() -> None:
+    boxes = [(0.5, 0.0, 3.0, 2.0), (2.0, 1.0, 9.0, 3.5)]
+    hits = [inside_any((x, y), boxes) for y in range(5) for x in range(6)]
+    assert box_share(boxes, 5, 6) == pytest.approx(np.mean(hits))
+
+
+_SHAPES = st.shared(st.tuples(st.integers(1, 9), st.integers(1, 9)), key="shape")
+# Values on and between thresholds, where strictly-greater matters.
+_VALUES = st.one_of(st.sampled_from([float(t) for t in THRESHOLDS]), st.floats(-40, 40, width=32))
+
+
+@settings(max_examples=50)
+@given(
+    _SHAPES.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=_VALUES)),
+    _SHAPES.flatmap(lambda shape: hnp.arrays(bool, shape)),
+)
+def test_dice_from_histograms_equals_the_naive_one_at_every_threshold(values: np.ndarray, mask: np.ndarray) -> None:
+    mask = mask.copy()
+    mask[0, 0] = True
+    image = histograms(values, mask)
+    naive = [2 * ((values > t) & mask).sum() / ((values > t).sum() + mask.sum()) for t in THRESHOLDS]
+    np.testing.assert_allclose(dice_at_thresholds(image), naive)
+    assert whole_image_dice(image) == pytest.approx(2 * mask.sum() / (mask.size + mask.sum()))
+
+
+def test_a_perfect_map_has_dice_one_between_its_values() -> None:
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[2:5, 3:6] = True
+    curve = dice_at_thresholds(histograms(np.where(mask, 2.0, -2.0).astype(np.float32), mask))
+    best = segmentation.best_threshold(curve)
+    assert curve[best] == 1.0
+    assert THRESHOLDS[best] == pytest.approx(-2.0, abs=0.05)
+    assert THRESHOLDS[best] >= -2.0
+
+
+def test_the_macro_curve_weighs_findings_equally() -> None:
+    curves = {"a": np.ones((1, 3)), "b": np.zeros((9, 3))}
+    assert segmentation.macro_curve(curves) == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="the mask"):
+        histograms(np.zeros((2, 2)), np.zeros((2, 3), dtype=bool))

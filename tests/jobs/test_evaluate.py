@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.command import main
+from jobs.evaluate import run
+from rayzero.alignment import registry
+from rayzero.bundle import save_bundle
+from rayzero.config import load_config
+from tests.evaluation.lakes import make_lake
+
+
+def test_the_command_writes_a_report_and_prints_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(None, ["vision.resolution=64", "model.heads=6", "model.blocks=1", "evaluation.overlays=2"])
+    bundle = save_bundle(str(tmp_path / "bundle"), registry.build(config), config, {})
+    lake = make_lake(tmp_path / "lake", validation=8, test=12).url
+    out = tmp_path / "out"
+    words = ["--bundle", bundle, "--lake", lake, "--protocol", "phantom", "--out", str(out), "--bootstrap", "20"]
+    main(run, words)
+    printed = capsys.readouterr().out
+    assert "Grounding, pointing accuracy" in printed
+    assert f"{out}/report.html" in printed
+    report = json.loads((out / "report.json").read_text())
+    assert report["bootstrap"]["replicates"] == 20
+    assert (out / "report.html").stat().st_size > 10_000
+
+    capsys.readouterr()
+    none = str(tmp_path / "none")
+    wrong = [
+        [*words, "--split", "validation"],
+        ["--bundle", bundle, "--lake", none, "--protocol", "phantom"],
+        ["--bundle", none, "--lake", lake, "--protocol", "phantom"],
+        ["--bundle", bundle, "--lake", lake, "--protocol", "phantim"],
+        [*words, "--batch-size", "0"],
+    ]
+    for mistake in wrong:
+        with pytest.raises(SystemExit) as ended:
+            main(run, mistake)
+        assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 5
+    assert "evaluate another split" in lines[0]
+    assert "no lake at" in lines[1]
+    assert "no bundle here" in lines[2]
+    assert "did you mean 'phantom'" in lines[3]
+    assert "evaluation.batch_size" in lines[4]

@@ -1,0 +1,174 @@
+"""Corpora: tables become references, references become studies, and what does not is on record."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayzero.studies.corpora import FileRef, StudyRef, corpus, load, unique
+from rayzero.studies.errors import CorpusError
+from rayzero.studies.lake import Quarantined
+from tests.studies.films import film_bytes
+
+
+def _table(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _row(study_id: str, **values: str) -> dict[str, str]:
+    base = {"study_id": study_id, "patient_id": "p1", "split": "train", "study_time": "", "prior_study_id": ""}
+    return {**base, **values}
+
+
+@pytest.fixture
+def phantom(tmp_path: Path) -> Path:
+    """Two studies of one patient: labels for both, a region on the first one's frontal film."""
+    for name in ("s1", "s2"):
+        folder = tmp_path / "files" / "p1" / name
+        folder.mkdir(parents=True)
+        (folder / "pa.dcm").write_bytes(film_bytes(ViewPosition="PA"))
+        (folder / "lateral.dcm").write_bytes(film_bytes(ViewPosition="LL"))
+        (folder / "report.txt").write_text("FINDINGS: No pneumothorax.\n\nIMPRESSION: Cardiomegaly.")
+    later = _row("s2", study_time="2021-03-04T05:06:07", prior_study_id="s1")
+    _table(tmp_path / "studies.csv", [_row("s1", study_time="2020-03-04T05:06:07"), later])
+    _table(tmp_path / "labels.csv", [{"study_id": s, "cardiomegaly": 1, "pneumothorax": 0} for s in ("s1", "s2")])
+    region = {
+        "study_id": "s1",
+        "file": "files/p1/s1/pa.dcm",
+        "view": "frontal",
+        "finding": "cardiomegaly",
+        "phrase": "There is cardiomegaly.",
+        "box": [1, 2, 3, 4],
+        "rle": {"size": [2, 3], "counts": [1, 2, 3]},
+    }
+    volume = {**region, "file": "files/p1/s1/ct", "view": "volume"}
+    (tmp_path / "regions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (region, volume)))
+    return tmp_path
+
+
+def _refs(name: str, root: Path) -> tuple[list[StudyRef], list[Quarantined]]:
+    items = list(unique(corpus(name).studies(str(root))))
+    refs = [item for item in items if isinstance(item, StudyRef)]
+    return refs, [item for item in items if isinstance(item, Quarantined)]
+
+
+def test_phantom_studies_load_whole(phantom: Path) -> None:
+    refs, refused = _refs("phantom", phantom)
+    assert (len(refs), refused) == (2, [])
+    study, lost = load(refs[0], str(phantom))
+    assert study is not None
+    assert lost == []
+    assert [(i.image_id, i.view) for i in study.images] == [("s1/pa", "frontal"), ("s1/lateral", "lateral")]
+    assert study.labels == {"cardiomegaly": 1, "pneumothorax": 0}
+    assert [s.text for s in study.sentences] == ["There is no pneumothorax", "There is cardiomegaly"]
+    (region,) = study.regions
+    assert (region.image_id, region.box) == ("s1/pa", (1, 2, 3, 4))
+    assert region.mask is not None
+    assert region.mask.array().sum() == 2
+    assert (refs[1].prior_study_id, refs[1].study_time) == ("s1", datetime(2021, 3, 4, 5, 6, 7))
+
+
+def test_unreadable_image_is_on_record_and_the_study_kept(phantom: Path) -> None:
+    (phantom / "files/p1/s1/pa.dcm").write_text("not a film")
+    study, lost = load(_refs("phantom", phantom)[0][0], str(phantom))
+    assert study is not None
+    assert [i.image_id for i in study.images] == ["s1/lateral"]
+    assert [(q.stage, q.file) for q in lost] == [("open", "files/p1/s1/pa.dcm"), ("region", "s1/pa")]
+    assert "plain text" in lost[0].reason
+
+
+def test_study_without_a_readable_image_is_on_record(phantom: Path) -> None:
+    for film in (phantom / "files/p1/s1").glob("*.dcm"):
+        film.unlink()
+    study, lost = load(_refs("phantom", phantom)[0][0], str(phantom))
+    assert study is None
+    assert [q.stage for q in lost] == ["open", "open", "study"]
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\xff"])
+def test_missing_or_undecodable_report_leaves_an_empty_one(phantom: Path, content: bytes | None) -> None:
+    path = phantom / "files/p1/s1/report.txt"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    study, lost = load(_refs("phantom", phantom)[0][0], str(phantom))
+    assert study is not None
+    assert study.report.text == ""
+    assert study.sentences == ()
+    assert [q.stage for q in lost] == ["report"]
+
+
+def test_bad_rows_are_on_record(phantom: Path) -> None:
+    rows = [_row("s1"), _row("s1"), _row("s2", split="dev"), _row("s3", study_time="soon"), _row("")]
+    _table(phantom / "studies.csv", rows)
+    (phantom / "regions.jsonl").write_text('{"study_id": "s1"}\nnonsense\n{"study_id": "s8"}\n')
+    refs, refused = _refs("phantom", phantom)
+    assert [ref.study_id for ref in refs] == ["s1"]
+    reasons = " | ".join(q.reason for q in refused)
+    assert "occurs twice" in reasons
+    assert "split is 'dev'" in reasons
+    assert "soon" in reasons
+    assert "blank" in reasons
+    assert sum("is not a region" in q.reason for q in refused) == 3
+
+
+def test_labels_of_an_unknown_study_are_on_record(phantom: Path) -> None:
+    _table(phantom / "studies.csv", [_row("s1")])
+    _, refused = _refs("phantom", phantom)
+    assert [(q.study_id, q.file) for q in refused] == [("s2", "labels.csv")]
+
+
+def test_folder_reads_reports_from_the_table_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/one.dcm").write_bytes(film_bytes())
+    (tmp_path / "two.dcm").write_bytes(film_bytes(10))
+    (tmp_path / "r.txt").write_text("Small left pleural effusion.")
+    rows = [
+        {"study_id": "s1", "patient_id": "p", "split": "train", "images": "a/one.dcm; two.dcm", "report": "r.txt"},
+        {"study_id": "s2", "patient_id": "p", "split": "test", "images": "two.dcm", "report": "No pneumothorax."},
+        {"study_id": "s3", "patient_id": "p", "split": "test", "images": "", "report": ""},
+    ]
+    _table(tmp_path / "studies.csv", rows)
+    refs, _ = _refs("folder", tmp_path)
+    first, second, third = (load(ref, str(tmp_path))[0] for ref in refs)
+    assert first is not None
+    assert [i.image_id for i in first.images] == ["s1/a/one", "s1/two"]
+    assert [s.text for s in first.sentences] == ["There is pleural effusion on the left"]
+    assert second is not None
+    assert [s.text for s in second.sentences] == ["There is no pneumothorax"]
+    assert third is None
+
+
+@pytest.mark.parametrize("path", ["../secret.dcm", "/etc/passwd", "a/../../secret.dcm"])
+def test_paths_stay_inside_the_corpus(tmp_path: Path, path: str) -> None:
+    (tmp_path / "secret.dcm").write_bytes(film_bytes())
+    root = tmp_path / "corpus"
+    root.mkdir()
+    files = (FileRef(image_id="i", path=path),)
+    ref = StudyRef(study_id="s", patient_id="p", corpus="folder", split="train", files=files)
+    study, lost = load(ref, str(root))
+    assert study is None
+    assert "outside the corpus" in lost[0].reason
+
+
+def test_wrong_names_and_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="did you mean 'phantom'"):
+        corpus("phantm")
+    with pytest.raises(CorpusError, match="does not exist"):
+        list(corpus("folder").studies(str(tmp_path / "none")))
+    with pytest.raises(CorpusError, match=r"no studies\.csv"):
+        list(corpus("folder").studies(str(tmp_path)))
+    (tmp_path / "studies.csv").write_text("study_id,split\n")
+    with pytest.raises(CorpusError, match="patient_id, images"):
+        list(corpus("folder").studies(str(tmp_path)))
+    (tmp_path / "studies.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CorpusError, match="UTF-8"):
+        list(corpus("folder").studies(str(tmp_path)))

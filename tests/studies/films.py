@@ -1,0 +1,68 @@
+"""Radiographs as DICOM bytes, in the senses, depths and codings that equipment writes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from pydicom import dcmwrite, uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+
+
+def ramp(bits: int = 12, shape: tuple[int, int] = (64, 96)) -> np.ndarray[Any, Any]:
+    """A gradient that reaches both ends of the range of ``bits``."""
+    return np.linspace(0, 2**bits - 1, shape[0] * shape[1]).round().astype(np.uint16).reshape(shape)
+
+
+def dataset(pixels: np.ndarray[Any, Any], *, bits: int = 12, **attributes: Any) -> FileDataset:
+    """A CR film of ``pixels``; ``attributes`` override or add header elements, None removes one."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = uid.ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = uid.generate_uid()
+    film = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    film.SOPClassUID = meta.MediaStorageSOPClassUID
+    film.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    film.PatientName, film.PatientID, film.PatientBirthDate = "Roe^Richard", "HOSP-4711", "19500101"
+    film.AccessionNumber = "ACC-0815"
+    film.SamplesPerPixel, film.PhotometricInterpretation = 1, "MONOCHROME2"
+    film.Rows, film.Columns = pixels.shape[-2:]
+    film.BitsAllocated, film.BitsStored, film.HighBit = 8 * pixels.itemsize, bits, bits - 1
+    film.PixelRepresentation = int(pixels.dtype.kind == "i")
+    film.PixelData = pixels.tobytes()
+    for name, value in attributes.items():
+        if value is None:
+            delattr(film, name)
+        else:
+            setattr(film, name, value)
+    return film
+
+
+def encode(film: FileDataset, syntax: str | None = None) -> bytes:
+    """``film`` as file bytes, compressed or in another byte order when ``syntax`` asks for it."""
+    if syntax == uid.ExplicitVRBigEndian:
+        film.PixelData = np.frombuffer(film.PixelData, "<u2").astype(">u2").tobytes()
+        film["PixelData"].VR = "OW"
+        film.file_meta.TransferSyntaxUID = syntax
+    elif syntax in (uid.DeflatedExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
+        film.file_meta.TransferSyntaxUID = syntax
+    elif syntax:
+        film.compress(syntax, generate_instance_uid=False)
+    buffer = io.BytesIO()
+    coding = uid.UID(film.file_meta.TransferSyntaxUID)
+    options = {"implicit_vr": coding.is_implicit_VR, "little_endian": coding.is_little_endian}
+    dcmwrite(buffer, film, enforce_file_format=True, **({} if coding.is_encapsulated else options))
+    return buffer.getvalue()
+
+
+def film_bytes(bits: int = 12, **attributes: Any) -> bytes:
+    """The bytes of one uncompressed film of ``ramp(bits)``."""
+    return encode(dataset(ramp(bits), bits=bits, **attributes))
+
+
+def view_code(meaning: str) -> list[Dataset]:
+    """A ViewCodeSequence of one item."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "1", "99TEST", meaning
+    return [item]
