@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ import ray
 
 from rayzero.bundle import BundleError
 from rayzero.config import Config, ConfigError, load_config, nearest
-from rayzero.studies.errors import LakeError
+from rayzero.evaluation.errors import EvaluationError
+from rayzero.studies.errors import CorpusError, LakeError
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -24,7 +26,8 @@ _WORKER_ENVIRONMENT = {
 
 def connect() -> str:
     """Join the cluster that runs this job, or the one on this machine, or start one here; returns its dashboard."""
-    context = ray.init(logging_level="warning", ignore_reinit_error=True, runtime_env={"env_vars": _WORKER_ENVIRONMENT})
+    environment = {"env_vars": _WORKER_ENVIRONMENT}
+    context = ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, runtime_env=environment)
     ray.data.DataContext.get_current().enable_progress_bars = False
     return f"http://{context.dashboard_url}"
 
@@ -53,6 +56,6 @@ def main(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | No
     """Run ``command``; a mistake of the user's ends it with one message and exit code 2."""
     try:
         command(sys.argv[1:] if arguments is None else arguments)
-    except (ConfigError, LakeError, BundleError) as error:
+    except (BundleError, ConfigError, CorpusError, EvaluationError, LakeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

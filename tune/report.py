@@ -54,8 +54,8 @@ def _page(result: SweepResult) -> str:
 table{{border-collapse:collapse;width:100%}}th,td{{text-align:left;padding:.4rem .8rem;border-bottom:1px solid #d5dbe3}}
 tr:first-child td{{font-weight:600;background:#eef5ff}}img{{max-width:100%}}</style>
 <h1>Sweep {escape(result.name)}</h1>
-<p>{len(result.trials)} trials, best {escape(result.metric)} <b>{result.trials[0].value:.4f}</b>. One seed each: differences
-of a few thousandths are noise.</p>{failed}
+<p>{len(result.trials)} trials, best {escape(result.metric)} <b>{result.trials[0].value:.4f}</b>. One seed each:
+differences of a few thousandths are noise.</p>{failed}
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{plots}</html>"""
 
 

@@ -152,13 +152,13 @@ def load_config(preset: Path | str | None, overrides: Sequence[str] = ()) -> Con
     """
     try:
         base = OmegaConf.load(preset) if preset is not None else OmegaConf.create()
+        if not isinstance(base, DictConfig):
+            raise ConfigError(f"{preset}: a preset is a mapping of settings, found a list")
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist([_checked(o) for o in overrides]))
     except FileNotFoundError:
         raise ConfigError(f"no preset file {preset}; give the path of a YAML file") from None
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{preset or 'overrides'}: not valid settings: {error}") from None
-    if not isinstance(merged, DictConfig):
-        raise ConfigError(f"{preset}: a preset is a mapping of settings, found a list")
     values = OmegaConf.to_container(merged, resolve=False)
     assert isinstance(values, dict)
     return validate(Config, {str(key): value for key, value in values.items()})
@@ -183,7 +183,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 
 def dump_yaml(settings: Settings) -> str:
     """``settings`` as YAML that ``load_config`` reads back to an equal value."""
-    return OmegaConf.to_yaml(OmegaConf.create(settings.model_dump(mode="json")))
+    return str(OmegaConf.to_yaml(OmegaConf.create(settings.model_dump(mode="json"))))
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -205,7 +205,7 @@ def _explain(kind: type[Settings], problem: Any, where: str) -> str:
         owner = _owner(kind, path[:-1])
         siblings = list(owner.model_fields) if owner else []
         return f"unknown setting {name!r}: {nearest(path[-1], siblings)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message: str = problem["msg"].removeprefix("Value error, ")
     if not path:
         return message
     return f"{name}={problem['input']!r}: {message}" if problem["type"] != "value_error" else message

@@ -48,6 +48,20 @@ def test_one_image_per_text_is_info_nce_and_mp_nce() -> None:
     torch.testing.assert_close(multi_positive_nce(logits, positives), (row + column) / 2, rtol=0, atol=1e-12)
 
 
+def test_balanced_is_the_mean_over_texts_of_each_text_alone() -> None:
+    torch.manual_seed(4)
+    logits = torch.randn(5, 4, dtype=torch.float64)
+    positives = torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.bool)
+    floor = torch.finfo(torch.float64).min / 2
+    negatives = logits.masked_fill(positives, floor)
+    of_text, of_image = negatives.logsumexp(0, keepdim=True), negatives.logsumexp(1, keepdim=True)
+    terms = (torch.logaddexp(logits, of_text) + torch.logaddexp(logits, of_image)) / 2 - logits
+    # The fourth text is positive for no image: it is a negative alone and has no term of its own.
+    expected = torch.stack([terms[positives[:, t], t].mean() for t in range(3)]).mean()
+    balanced = multi_positive_nce(logits, positives, balanced=True)
+    torch.testing.assert_close(balanced, expected, rtol=0, atol=1e-12)
+
+
 def test_gradients_are_exact() -> None:
     torch.manual_seed(2)
     logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
@@ -70,7 +84,8 @@ def test_no_negatives_is_zero_loss_not_nan() -> None:
     loss = multi_positive_nce(logits, torch.ones(1, 3, dtype=torch.bool))
     loss.backward()
     assert loss.item() == 0.0
-    assert logits.grad is not None and torch.count_nonzero(logits.grad) == 0
+    assert logits.grad is not None
+    assert torch.count_nonzero(logits.grad) == 0
 
 
 def test_bad_masks_are_refused() -> None:

@@ -21,7 +21,7 @@ from rayzero.alignment.base import AlignmentModel, Batch, ImageFeatures, TextFea
 from rayzero.alignment.registry import register
 from rayzero.config import Config, Settings, validate
 from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
-from rayzero.encoders.transformer import Block, sincos_positions
+from rayzero.encoders.transformer import Adapter, Block
 from rayzero.encoders.vision import VisionEncoder, build_vision
 from rayzero.ops.collectives import gather_rows
 from rayzero.ops.contrastive import multi_positive_nce
@@ -35,6 +35,7 @@ class RadZeroSettings(Settings):
     heads: int = Field(12, ge=1)
     temperature: float = Field(0.07, ge=0.01, le=1.0, description="Initial temperature, divides cosines")
     learn_temperature: bool = True
+    balanced: bool = Field(False, description="Each distinct sentence weighs the same; false is as published")
 
 
 class RadZero(AlignmentModel):
@@ -47,10 +48,9 @@ class RadZero(AlignmentModel):
     def __init__(self, vision: VisionEncoder, text: TextEncoder, settings: RadZeroSettings) -> None:
         super().__init__()
         self.vision, self.text = vision, text
+        self.balanced = settings.balanced
         width = text.width
-        self.adapter = None if vision.width == width else nn.Linear(vision.width, width)
-        if self.adapter is not None:
-            self.register_buffer("positions", sincos_positions(vision.grid, width), persistent=False)
+        self.adapter = None if vision.width == width else Adapter(vision, width)
         self.blocks = nn.Sequential(*[Block(width, settings.heads) for _ in range(settings.blocks)])
         self.norm = nn.LayerNorm(width)
         # Shape [1], not scalar: DeepSpeed broadcasts parameters as byte views, which 0-d tensors have not.
@@ -82,7 +82,6 @@ class RadZero(AlignmentModel):
         hidden = self.vision(pixels) if features is None else features.to(self.norm.weight.dtype)
         if self.adapter is not None:
             hidden = self.adapter(hidden)
-            hidden = hidden + self.positions.to(hidden.dtype)
         tokens = _unit(self.norm(self.blocks(hidden)))
         return ImageFeatures(pooled=tokens.mean(dim=1), tokens=tokens, grid=self.vision.grid)
 
@@ -100,7 +99,7 @@ class RadZero(AlignmentModel):
         """Patch logits (B, T, h, w): cosine of each patch token and the text over the temperature."""
         patches = image.tokens[:, image.tokens.shape[1] - math.prod(image.grid) :]
         scores = torch.einsum("td,bnd->btn", text.pooled, patches) / self.temperature
-        return scores.unflatten(-1, image.grid)
+        return scores.reshape(*scores.shape[:2], *image.grid)
 
     def loss(self, batch: Batch, group: ProcessGroup | None = None) -> dict[str, Tensor]:
         """Multi-positive NCE over the group's images and distinct sentences (section 3.4).
@@ -111,7 +110,7 @@ class RadZero(AlignmentModel):
         text = self.encode_text(batch.texts)
         queries, positives = _distinct_texts(text.pooled, batch, group)
         logits = vl_cabs(queries, image.tokens, self.temperature) / self.temperature
-        loss = multi_positive_nce(logits, positives, group=group)
+        loss = multi_positive_nce(logits, positives, balanced=self.balanced, group=group)
         return {"loss": loss, "temperature": self.temperature.detach().squeeze()}
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rayzero.encoders.vision import VisionEncoder
+
 
 class Block(nn.Module):
     """A pre-norm DINOv2 encoder block: attention and MLP of ratio 4, GELU, LayerScale from 1, no dropout.
@@ -34,7 +36,29 @@ class Block(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, tokens, width)
         x = x + self.scale1 * self.project(attended)
-        return x + self.scale2 * self.contract(F.gelu(self.expand(self.norm2(x))))
+        x = x + self.scale2 * self.contract(F.gelu(self.expand(self.norm2(x))))
+        return x
+
+
+class Adapter(nn.Module):
+    """Brings a vision encoder's tokens to another width: LayerNorm, one linear map, and 2-D position codes.
+
+    The codes start at a tenth of the tokens' scale, so that they tell places apart without drowning content.
+    """
+
+    def __init__(self, vision: VisionEncoder, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(vision.width)
+        self.linear = nn.Linear(vision.width, width)
+        codes = sincos_positions(vision.grid, width)
+        self.register_buffer("codes", F.pad(codes, (0, 0, vision.num_prefix, 0)), persistent=False)
+        self.code_scale = nn.Parameter(torch.full((1,), 0.1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, P + N, C) to (B, P + N, width)."""
+        codes = self.get_buffer("codes").to(tokens.dtype)
+        adapted: Tensor = self.linear(self.norm(tokens)) + self.code_scale * codes
+        return adapted
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
-from transformers.utils.logging import disable_progress_bar
 
 from rayzero.config import ConfigError, VisionConfig
-
-# A bar per encoder and worker would bury the run's own lines.
-disable_progress_bar()
 
 LITE0 = "efficientnet-lite0"
 _MARKER = "encoder.json"
@@ -106,7 +102,7 @@ class HuggingFaceVision(VisionEncoder):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Tokens (B, P + N, C); position embeddings are interpolated when the resolution is not the model's own."""
-        x = (pixels.expand(-1, 3, -1, -1) - self.mean) / self.std
+        x = (pixels.expand(-1, 3, -1, -1) - self.get_buffer("mean")) / self.get_buffer("std")
         # DINOv2 in transformers always interpolates and has no such argument.
         takes_flag = self._interpolate and self.network.config.model_type in ("vit", "deit", "vit_mae")
         extra = {"interpolate_pos_encoding": True} if takes_flag else {}

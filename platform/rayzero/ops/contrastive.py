@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from rayzero.ops.collectives import gather_rows, shared_value, sum_over_processes
 
 
-def multi_positive_nce(logits: Tensor, positives: Tensor, *, group: ProcessGroup | None = None) -> Tensor:
+def multi_positive_nce(
+    logits: Tensor, positives: Tensor, *, balanced: bool = False, group: ProcessGroup | None = None
+) -> Tensor:
     """Multi-positive InfoNCE, both directions (RadZero spec, section 5).
 
     Each positive pair competes with the negatives of its image and with the negatives of its text; the other
@@ -19,11 +21,14 @@ def multi_positive_nce(logits: Tensor, positives: Tensor, *, group: ProcessGroup
     Args:
         logits: (B, T) of this process's images against all T texts of the group.
         positives: (B, T) boolean.
+        balanced: weigh a pair by 1 / (images that its text is positive for), so that each text counts once. As
+            published, each pair counts once, and a sentence that most reports say ("There is no pneumothorax")
+            outweighs all rare findings together.
         group: processes that share the images by rows; every one holds the same T texts in the same order.
 
     Returns:
-        The mean over all positive pairs of the group of (text direction + image direction) / 2. Gradients
-        follow the convention of ``rayzero.ops.collectives``.
+        The weighted mean over all positive pairs of the group of (text direction + image direction) / 2.
+        Gradients follow the convention of ``rayzero.ops.collectives``.
 
     Raises:
         ValueError: shapes differ, ``positives`` is not boolean, or the group has no positive pair.
@@ -33,8 +38,8 @@ def multi_positive_nce(logits: Tensor, positives: Tensor, *, group: ProcessGroup
             f"logits {tuple(logits.shape)} and positives {tuple(positives.shape)} ({positives.dtype}) "
             "must both be (B, T), positives boolean"
         )
-    pairs = sum_over_processes(positives.sum(), group)
-    if int(pairs) == 0:
+    images_of_text = sum_over_processes(positives.sum(dim=0), group)
+    if not bool(images_of_text.any()):
         raise ValueError("no image has a sentence of its own in this batch: nothing to align")
     # Half of the dtype's range instead of -inf: a row without negatives then has loss 0 and gradient 0, not NaN.
     floor = torch.finfo(logits.dtype).min / 2
@@ -43,5 +48,9 @@ def multi_positive_nce(logits: Tensor, positives: Tensor, *, group: ProcessGroup
     text_side = gather_rows(negatives.logsumexp(dim=0, keepdim=True), group).logsumexp(dim=0, keepdim=True)
     # log(exp p + exp s) - p = softplus(s - p)
     terms = F.softplus(image_side - logits) + F.softplus(text_side - logits)
-    share = terms.masked_fill(~positives, 0.0).sum() / (2 * pairs)
+    if balanced:
+        terms, total = terms / images_of_text.clamp(min=1), images_of_text.count_nonzero()
+    else:
+        total = images_of_text.sum()
+    share = terms.masked_fill(~positives, 0.0).sum() / (2 * total)
     return shared_value(share, group)

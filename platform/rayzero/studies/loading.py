@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +111,7 @@ def stream(
     )
     handle = ray.put(source)
 
-    def read(batch: dict[str, np.ndarray]) -> pa.Table:  # type: ignore[type-arg]
+    def read(batch: Any) -> Any:
         return _read_window(ray.get(handle), windows[int(batch["id"][0])])
 
     dataset = ray.data.range(len(windows), override_num_blocks=len(windows)).map_batches(

@@ -81,9 +81,11 @@ def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallbac
             name=config.name,
             storage_path=config.storage,
             # The default retries a controller that cannot start for ever.
-            failure_config=ray.train.FailureConfig(max_failures=training.max_failures, controller_failure_limit=3),
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]  # typed as Train v1's
+                max_failures=training.max_failures, controller_failure_limit=3
+            ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=training.keep_checkpoints),
-            callbacks=list(callbacks),
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # typed as Train v1's
         ),
     )
 
