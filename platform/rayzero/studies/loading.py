@@ -114,7 +114,9 @@ def stream(
     def read(batch: Any) -> Any:
         return _read_window(ray.get(handle), windows[int(batch["id"][0])])
 
-    dataset = ray.data.range(len(windows), override_num_blocks=len(windows)).map_batches(
+    # from_items and not range, whose read tasks ask for a whole CPU that a small machine has not got left.
+    ids = [{"id": index} for index in range(len(windows))]
+    dataset = ray.data.from_items(ids, override_num_blocks=len(ids)).map_batches(
         read, batch_size=1, zero_copy_batch=True, num_cpus=0.25
     )
     dataset.context.execution_options.preserve_order = True

@@ -59,7 +59,8 @@ def _encode(config: Config, source: Source, folder: str) -> None:
     fs, root = fsspec.core.url_to_fs(folder)
     fs.makedirs(root, exist_ok=True)
     actors = max(1, int(ray.cluster_resources().get("GPU", 0)) or int(ray.cluster_resources().get("CPU", 1)))
-    dataset = ray.data.range(len(source.row_groups), override_num_blocks=len(source.row_groups)).map_batches(
+    ids = [{"id": index} for index in range(len(source.row_groups))]
+    dataset = ray.data.from_items(ids, override_num_blocks=len(ids)).map_batches(
         _Encoder,
         fn_constructor_args=(config, source, folder),
         batch_size=1,
