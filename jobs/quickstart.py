@@ -95,7 +95,7 @@ def _evaluate(demo: Demo) -> EvaluationResult:
     settings = bundle.config.evaluation
     scorer = OnRay(demo.bundle, settings.batch_size, workers=2)
     result = find_protocol("phantom").run(bundle, open_lake(demo.config.data.lake), scorer=scorer)
-    update_card(demo.bundle, {**result.card(), "findings": list(FINDINGS)})
+    update_card(demo.bundle, {**result.card(), "vocabulary": list(FINDINGS)})
     print(summary(result))
     return result
 
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.quickstart", description=__doc__.split("\n")[0])
     parser.add_argument("--system", default="radzero", help=f"one of {', '.join(registry.system_names())}")
     parser.add_argument("--out", default="runs/demo", help="folder for everything that is made")
-    parser.add_argument("--patients", type=int, default=480)
+    parser.add_argument("--patients", type=int, default=440)
     parser.add_argument("--no-sweep", action="store_true", help="leave the sweep out")
     parser.add_argument("--no-serve", action="store_true", help="stop before serving")
     parser.add_argument("--port", type=int, default=8000, help="port of the server")

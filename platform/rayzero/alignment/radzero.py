@@ -33,6 +33,9 @@ class RadZeroSettings(Settings):
 
     blocks: int = Field(2, ge=0, le=24, description="Trainable transformer blocks on the frozen encoder")
     heads: int = Field(12, ge=1)
+    layer_scale: float = Field(
+        1.0, gt=0.0, description="Initial LayerScale of the blocks; near 0 they start as identity"
+    )
     temperature: float = Field(0.07, ge=0.01, le=1.0, description="Initial temperature, divides cosines")
     learn_temperature: bool = True
     balanced: bool = Field(False, description="Each distinct sentence weighs the same; false is as published")
@@ -51,7 +54,9 @@ class RadZero(AlignmentModel):
         self.balanced = settings.balanced
         width = text.width
         self.adapter = None if vision.width == width else Adapter(vision, width)
-        self.blocks = nn.Sequential(*[Block(width, settings.heads) for _ in range(settings.blocks)])
+        self.blocks = nn.Sequential(
+            *[Block(width, settings.heads, settings.layer_scale) for _ in range(settings.blocks)]
+        )
         self.norm = nn.LayerNorm(width)
         # Shape [1], not scalar: DeepSpeed broadcasts parameters as byte views, which 0-d tensors have not.
         self.log_temperature = nn.Parameter(

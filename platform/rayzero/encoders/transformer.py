@@ -10,12 +10,12 @@ from rayzero.encoders.vision import VisionEncoder
 
 
 class Block(nn.Module):
-    """A pre-norm DINOv2 encoder block: attention and MLP of ratio 4, GELU, LayerScale from 1, no dropout.
+    """A pre-norm DINOv2 encoder block: attention and MLP of ratio 4, GELU, LayerScale, no dropout.
 
     Weights keep PyTorch's default initialisation (RadZero spec, section 3).
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, layer_scale: float = 1.0) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
@@ -23,11 +23,11 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.scale1 = nn.Parameter(torch.ones(width))
+        self.scale1 = nn.Parameter(torch.full((width,), layer_scale))
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
-        self.scale2 = nn.Parameter(torch.ones(width))
+        self.scale2 = nn.Parameter(torch.full((width,), layer_scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""

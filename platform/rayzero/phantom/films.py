@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import ndimage
@@ -10,7 +11,8 @@ from scipy import ndimage
 from .anatomy import HU, SIDES, Anatomy
 from .pathology import build_anatomy
 from .patient import Study
-from .solids import Bools, Floats, Solid, View, air_gaps
+from .shadows import Block, Gaps, Shadow, lung_gaps, tiles
+from .solids import Bools, Ellipsoid, Floats, Solid, View
 from .tubes import doubled, splat_film
 
 FIELD_MM = 342.0
@@ -74,101 +76,135 @@ def path_map(anatomy: Anatomy, view: View, across: Floats, z: Floats) -> tuple[F
 
     Also what each finding adds to it, keyed by the finding's index: the evidence its mask is drawn from.
     """
-    total = (1 + HU["fat"] / 1000) * anatomy.body.thickness(view, across, z)
-    total += (HU["soft"] - HU["fat"]) / 1000 * anatomy.muscle.thickness(view, across, z)
+    film = _Canvas.blank(view, across, z)
+    # The trunk is smooth, and a lateral film, where two lungs overlap, shows no fine edge in them.
+    coarse = film.halved()
+    body = film.shadow(anatomy.body)
+    coarse.add(coarse.shadow(anatomy.body), 1 + HU["fat"] / 1000)
+    coarse.add(coarse.shadow(anatomy.muscle), (HU["soft"] - HU["fat"]) / 1000)
+    _add_lungs(coarse if view == "lateral" else film, anatomy)
+    film.take(coarse)
     for breast in anatomy.breasts:
-        total += (1 + HU["breast"] / 1000) * _outside(breast, anatomy.body, view, across, z)
-    total += SPINE_HU / 1000 * anatomy.spine.thickness(view, across, z)
+        film.add_outside(film.shadow(breast), body, 1 + HU["breast"] / 1000)
+    film.add(film.shadow(anatomy.spine), SPINE_HU / 1000)
     for solid, _ in anatomy.gas:
-        total += (HU["air"] - HU["soft"]) / 1000 * solid.thickness(view, across, z)
-    traces: dict[int, Floats] = {}
-    for side in SIDES:
-        _add_lung(anatomy, side, view, across, z, total, traces)
+        film.add(film.shadow(solid), (HU["air"] - HU["soft"]) / 1000)
     for name, owner in anatomy.silhouettes:
-        traces[owner] = anatomy.organs[name].thickness(view, across, z)
+        shadow = film.shadow(anatomy.organs[name])
+        film.trace(owner)[shadow.window] = shadow.thickness(shadow.window)
     for tube in _merged(anatomy, view):
         added = splat_film(tube[0], tube[1], tube[2], [z, across])
-        total += added
+        film.total[...] += added
         if tube[3] >= 0:
-            _trace(traces, tube[3], total.shape)[...] += added
-    return total, traces
+            film.trace(tube[3])[...] += added
+    return film.total, film.traces
 
 
-SPINE_HU = 140.0
+SPINE_HU = 250.0
 
 
-def _outside(solid: Solid, body: Solid, view: View, across: Floats, z: Floats) -> Floats:
-    gaps = air_gaps(solid.chords(view, across, z), [body.chords(view, across, z)])
-    return _length(gaps)
+@dataclass(frozen=True)
+class _Canvas:
+    """A film being filled: its view and axes, the path lengths so far, and what each finding adds to them."""
+
+    view: View
+    across: Floats
+    z: Floats
+    total: Floats
+    traces: dict[int, Floats]
+
+    @staticmethod
+    def blank(view: View, across: Floats, z: Floats) -> _Canvas:
+        return _Canvas(view, across, z, np.zeros((len(z), len(across)), np.float32), {})
+
+    def halved(self) -> _Canvas:
+        """A blank film of half the rows and columns, or this one where that would lose too much."""
+        if len(self.across) % 2 or len(self.z) % 2 or len(self.z) < _FINE_ROWS:
+            return self
+        return _Canvas.blank(self.view, *(axis.reshape(-1, 2).mean(axis=1) for axis in (self.across, self.z)))
+
+    def take(self, coarse: _Canvas) -> None:
+        """Add what was drawn on the film that ``halved`` gave."""
+        if coarse is not self:
+            self.total[...] += doubled(coarse.total)
+            for owner, trace in coarse.traces.items():
+                self.trace(owner)[...] += doubled(trace)
+
+    def shadow(self, solid: Solid) -> Shadow:
+        return Shadow(solid, self.view, self.across, self.z)
+
+    def trace(self, owner: int) -> Floats:
+        return self.traces.setdefault(owner, np.zeros(self.total.shape, np.float32))
+
+    def add(self, shadow: Shadow, density: float) -> None:
+        """Fill the solid with a density."""
+        for tile in tiles(shadow.window):
+            added = shadow.thickness(tile)
+            added *= np.float32(density)
+            self.total[tile] += added
+
+    def add_outside(self, shadow: Shadow, other: Shadow, density: float) -> None:
+        """Fill what of the solid lies outside another."""
+        for tile in tiles(shadow.window):
+            (enter, leave), (first, last) = shadow.chords(tile), other.chords(tile)
+            shared = np.maximum(np.minimum(leave, last) - np.maximum(enter, first), 0)
+            self.total[tile] += np.float32(density) * (leave - enter - shared)
 
 
-def _add_lung(
-    anatomy: Anatomy, side: str, view: View, across: Floats, z: Floats, total: Floats, traces: dict[int, Floats]
-) -> None:
-    """Replace the soft tissue of the trunk by one lung and what lies between it and the wall, a band at a time."""
-    rows, cols = anatomy.cavities[side].window(view, across, z)
-    for top in range(rows.start, rows.stop, _BAND_ROWS):
-        band = (slice(top, min(top + _BAND_ROWS, rows.stop)), cols)
-        views = {owner: _trace(traces, owner, total.shape)[band] for owner in _owners(anatomy, side)}
-        _add_band(anatomy, side, view, across[cols], z[band[0]], total[band], views)
+_FINE_ROWS = 384
+"""Rows from which a film can do with half of them for what is smooth."""
 
 
-def _owners(anatomy: Anatomy, side: str) -> set[int]:
-    lesions = {lesion.owner for lesion in anatomy.lesions if lesion.owner >= 0}
-    return lesions | set(anatomy.lucent) | {owner for where, owner in anatomy.emptied if where == side}
+def _add_lungs(film: _Canvas, anatomy: Anatomy) -> None:
+    organs = [film.shadow(organ) for organ in anatomy.organs.values()]
+    for side in SIDES:
+        _add_lung(film, anatomy, side, organs)
 
 
-def _add_band(
-    anatomy: Anatomy, side: str, view: View, across: Floats, z: Floats, total: Floats, traces: dict[int, Floats]
-) -> None:
+def _add_lung(film: _Canvas, anatomy: Anatomy, side: str, organs: list[Shadow]) -> None:
+    """Replace the soft tissue of the trunk by one lung, what lies between it and the wall, and its lesions."""
     cavity, lung = anatomy.cavities[side], anatomy.lungs[side]
-    organs = [organ.chords(view, across, z) for organ in anatomy.organs.values() if _beside(organ, cavity, z)]
-    gaps = air_gaps(lung.chords(view, across, z), organs)
-    air = _length(gaps)
-    total += (anatomy.lung_hu[side] - HU["soft"]) / 1000 * air
+    spaces = [lung] if lung is cavity else [lung, cavity, lung.grown(_PLEURA_MM)]
+    shadows = [film.shadow(space) for space in spaces]
+    window = shadows[min(1, len(spaces) - 1)].window
+    lesions = _lesions_of(anatomy, side)
+    wanted = [lesion.window(film.view, film.across, film.z) for lesion in lesions]
+    gaps = lung_gaps(window, shadows, organs, film.across, wanted)
+    air, total = gaps.lengths[0], film.total[window]
+    total += np.float32((anatomy.lung_hu[side] - HU["soft"]) / 1000) * air
     if lung is not cavity:
-        space = np.maximum(_length(air_gaps(cavity.chords(view, across, z), organs)) - air, 0)
-        total += (anatomy.space_hu[side] - HU["soft"]) / 1000 * space
+        space = np.maximum(gaps.lengths[1] - air, 0)
+        total += np.float32((anatomy.space_hu[side] - HU["soft"]) / 1000) * space
         if anatomy.space_hu[side] == HU["air"]:
             # The visceral pleura between two bodies of gas is the line a reader looks for.
-            edge = _length(air_gaps(lung.grown(_PLEURA_MM).chords(view, across, z), organs)) - air
-            total += (HU["soft"] - HU["air"]) / 1000 * np.minimum(edge, space)
+            edge = np.minimum(gaps.lengths[2] - air, space)
+            total += np.float32((HU["soft"] - HU["air"]) / 1000) * edge
         for owner in (owner for where, owner in anatomy.emptied if where == side):
-            traces[owner] += space
+            film.trace(owner)[window] += space
     for owner in anatomy.lucent:
-        traces[owner] += air
+        film.trace(owner)[window] += air
+    _add_lesions(film, lesions, gaps)
+
+
+def _lesions_of(anatomy: Anatomy, side: str) -> list[Ellipsoid]:
     sign = -1.0 if side == "right" else 1.0
-    for lesion in anatomy.lesions:
-        middle, reach = lesion.centre[2], lesion.reach[2]
-        if sign * lesion.centre[0] <= 0 or middle + reach < z[-1] or middle - reach > z[0]:
-            continue
-        inner = lesion.window(view, across, z)
-        block = [(start[inner], end[inner]) for start, end in gaps]
-        added = np.float32(lesion.hu / 1000) * lesion.path(view, across[inner[1]], z[inner[0]], block)
+    return [lesion for lesion in anatomy.lesions if sign * lesion.centre[0] > 0]
+
+
+def _add_lesions(film: _Canvas, lesions: list[Ellipsoid], gaps: Gaps) -> None:
+    rows, cols = gaps.window
+    across, z = film.across[cols], film.z[rows]
+    total = film.total[gaps.window]
+    for lesion in lesions:
+        inner: Block = lesion.window(film.view, across, z)
+        added = lesion.path(film.view, across[inner[1]], z[inner[0]], gaps.within(inner))
+        added *= np.float32(lesion.hu / 1000)
         total[inner] += added
         if lesion.owner >= 0:
-            traces[lesion.owner][inner] += added
+            film.trace(lesion.owner)[gaps.window][inner] += added
 
-
-def _beside(organ: Solid, cavity: Solid, z: Floats) -> bool:
-    """Whether the organ reaches into the side of the chest that the cavity is in, at any of the levels ``z``."""
-    left, right, front, back = organ.outline(z)
-    low, high, _, _ = cavity.outline(z)
-    return bool(((right > left) & (back > front) & (right > low) & (left < high)).any())
-
-
-_BAND_ROWS = 64
-"""Rows worked on at once: few enough for the processor's cache, and for most organs to be missing from a band."""
 
 _PLEURA_MM = 0.6
-
-
-def _length(gaps: list[tuple[Floats, Floats]]) -> Floats:
-    return np.asarray(sum((end - start for start, end in gaps), np.float32(0)))
-
-
-def _trace(traces: dict[int, Floats], owner: int, shape: tuple[int, ...]) -> Floats:
-    return traces.setdefault(owner, np.zeros(shape, np.float32))
 
 
 def _merged(anatomy: Anatomy, view: View) -> list[tuple[Floats, Floats, Floats, int]]:
@@ -190,7 +226,7 @@ def expose(path: Floats, noise: float, pixel_mm: float, rng: np.random.Generator
     detected = path * np.float32(-WATER_PER_MM)
     np.exp(detected, out=detected)
     detected += _SCATTER_SHARE * _wide_blur(detected, 30.0 / pixel_mm)
-    grain = rng.standard_normal(path.shape, np.float32)
+    grain = _grain(rng, path.shape)
     grain *= np.float32(noise * np.sqrt(_REFERENCE_SIGNAL))
     grain *= np.sqrt(detected)
     detected += grain
@@ -209,26 +245,42 @@ def expose(path: Floats, noise: float, pixel_mm: float, rng: np.random.Generator
     return np.asarray((1 - density) / np.float32(1 - np.exp(-_SHOULDER * _BRIGHTEST)))
 
 
+def _grain(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Noise of unit variance: four uniform numbers added up are near enough to normal, and several times faster."""
+    words = rng.integers(0, 2**64, shape, np.uint64).view(np.uint16)
+    grain = words[:, 0::4].astype(np.float32)
+    for k in range(1, 4):
+        grain += words[:, k::4]
+    grain -= np.float32(2 * (2**16 - 1))
+    grain *= np.float32(np.sqrt(3) / 2**16)
+    return grain
+
+
 _SCATTER_SHARE = 0.35
 _REFERENCE_SIGNAL = 0.05
-_BROAD_WEIGHT, _DETAIL_WEIGHT = 0.75, 1.2
+_BROAD_WEIGHT, _DETAIL_WEIGHT = 0.62, 1.35
 _THICK_MM = 60.0
-_TOE, _SHOULDER, _BRIGHTEST = 0.06, 1.5, 1.3
+_TOE, _SHOULDER, _BRIGHTEST = 0.06, 1.3, 1.5
 """Tone curve: the lung keeps its contrast, the bright end is compressed."""
 
 
 def _wide_blur(image: Floats, sigma: float) -> Floats:
     """Gaussian blur of ``sigma`` pixels on a grid coarse enough to be cheap, interpolated back."""
-    halvings = 0
-    while sigma / 2 ** (halvings + 1) > 3 and image.shape[0] % 2 ** (halvings + 1) == 0:
-        halvings += 1
-    factor = 2**halvings
-    n = image.shape[0] // factor
-    small: Floats = image.reshape(n, factor, n, factor).mean(axis=(1, 3))
-    small = np.asarray(ndimage.gaussian_filter(small, sigma / factor, mode="nearest"))
-    for _ in range(halvings):
-        small = doubled(small)
-    return np.asarray(small)
+    coarse, fine = _blur_matrices(len(image), sigma)
+    return np.asarray(fine @ (coarse @ image @ coarse.T) @ fine.T)
+
+
+@cache
+def _blur_matrices(size: int, sigma: float) -> tuple[Floats, Floats]:
+    """One axis of the blur: (n, size) that averages and blurs, and (size, n) that interpolates back."""
+    factor = 1
+    while sigma / (2 * factor) > 3 and size % (2 * factor) == 0:
+        factor *= 2
+    n = size // factor
+    blur = ndimage.gaussian_filter1d(np.eye(n), sigma / factor, axis=0, mode="nearest")
+    place = (np.arange(size) + 0.5) / factor - 0.5
+    fine = np.clip(1 - np.abs(np.clip(place, 0, n - 1)[:, None] - np.arange(n)), 0, None)
+    return (np.repeat(blur, factor, axis=1) / factor).astype(np.float32), fine.astype(np.float32)
 
 
 def bounding_box(mask: Bools) -> tuple[int, int, int, int]:
@@ -237,9 +289,16 @@ def bounding_box(mask: Bools) -> tuple[int, int, int, int]:
     return int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1
 
 
-_FAINT_MM = {"cardiomegaly": 10.0, "pleural effusion": 10.0, "pneumothorax": 6.0, "emphysema": 30.0}
+_FAINT_MM = {
+    "cardiomegaly": 10.0,
+    "pleural effusion": 10.0,
+    "pneumothorax": 6.0,
+    "emphysema": 30.0,
+    "rib fracture": 3.0,
+}
 _UNSEEN_LATERALLY = {"rib fracture", "pneumothorax"}
-_THIN = {"support device"}
+_MARGIN_PIXELS = {"support device": 1.5, "rib fracture": 4.0}
+"""How far, on a film of 512 pixels, the mask of what is thin reaches beyond it."""
 
 
 def _regions(study: Study, view: View, traces: dict[int, Floats], size: int) -> tuple[Region, ...]:
@@ -253,9 +312,10 @@ def _regions(study: Study, view: View, traces: dict[int, Floats], size: int) -> 
         trace = traces[owner]
         peak = float(trace.max())
         faint = _FAINT_MM.get(finding.name, 2.0)
-        mask = trace > max(faint, 0.28 * peak if finding.name not in _THIN else 0.0)
-        if finding.name in _THIN:
-            mask = ndimage.binary_dilation(mask, iterations=max(round(1.5 * size / 512), 1))
+        margin = _MARGIN_PIXELS.get(finding.name, 0.0)
+        mask = trace > max(faint, 0.0 if margin else 0.28 * peak)
+        if margin:
+            mask = ndimage.binary_dilation(mask, iterations=max(round(margin * size / 512), 1))
         if finding.name == "cardiomegaly":
             mask &= (z > _heart_floor(study))[:, None]
         parts = [mask]

@@ -11,14 +11,14 @@ from .devices import place_device
 from .patient import Finding, Study
 from .skeleton import RIB_COUNT, rib_path, rib_tubes
 from .solids import LEVELS, Ellipsoid, Floats, Solid, ellipsoid_solid
-from .tubes import Tube, round_tube
+from .tubes import Tube, round_tube, straight_rods
 
 
 def build_anatomy(study: Study) -> Anatomy:
     """The chest of ``study`` with its findings; a finding's parts carry its index in ``study.findings``."""
     shape = _shape(study)
     anatomy = normal_anatomy(study, shape)
-    fractures = {(f.side, int(f.site)): k for k, f in enumerate(study.findings) if f.name == "rib fracture"}
+    fractures = {(f.side, rib): k for k, f in enumerate(study.findings) for rib in f.ribs}
     for owner, finding in enumerate(study.findings):
         if finding.name in _OUTLINES:
             _OUTLINES[finding.name](anatomy, finding, owner)
@@ -33,7 +33,7 @@ def build_anatomy(study: Study) -> Anatomy:
             if broken is None:
                 anatomy.tubes += rib_tubes(path, number)
             else:
-                anatomy.tubes += _broken_rib(path, number, study.findings[broken], broken)
+                anatomy.tubes += _broken_rib(anatomy, path, number, study.findings[broken], broken)
     return anatomy
 
 
@@ -135,41 +135,50 @@ def _top(solid: Solid) -> float:
 
 
 def _spot(anatomy: Anatomy, finding: Finding, radius: float, rng: np.random.Generator) -> Floats:
-    """A place in the zone where a ball of ``radius`` mm fits in lung and no heart or dome lies before it."""
+    """A place in the zone where a ball of ``radius`` mm fits in lung and nothing dense lies before it."""
     side, lung = finding.side, anatomy.lungs[finding.side]
     low, high = {"upper": (48, 104), "mid": (-6, 46), "lower": (-72, -8)}[finding.site]
-    ball = np.vstack([np.zeros(3), np.eye(3), -np.eye(3)]) * radius
-    best, fit = np.zeros(3), -1.0
-    for attempt in range(60):
-        z = rng.uniform(low, high) + (attempt > 30) * rng.uniform(-20, 20)
-        x0, x1, y0, y1 = (float(e[0]) for e in lung.outline(np.array([z])))
-        if x1 <= x0 or y1 <= y0:
-            continue
-        point = np.array([rng.uniform(x0, x1), (y0 + y1) / 2 + (y1 - y0) * rng.uniform(-0.28, 0.28), z])
-        inside = anatomy.in_lung(side, point + ball).mean()
-        hidden = sum(_covers(anatomy.organs[name], point) for name in ("heart", "mediastinum", f"{side} dome"))
-        if inside - hidden > fit:
-            best, fit = point, inside - hidden
-        if fit == 1.0:
-            break
-    return best
+    z = rng.uniform(low, high, _TRIES)
+    # Where the zone is full or hidden, a place near it will do.
+    z[_TRIES // 2 :] += rng.uniform(-20, 20, _TRIES - _TRIES // 2)
+    x0, x1, y0, y1 = lung.outline(z)
+    x = x0 + (x1 - x0) * rng.random(_TRIES)
+    y = (y0 + y1) / 2 + (y1 - y0) * rng.uniform(-0.28, 0.28, _TRIES)
+    points = np.column_stack([x, y, z])
+    ball = points[:, None] + np.vstack([np.zeros(3), np.eye(3), -np.eye(3)]) * radius
+    inside = anatomy.in_lung(side, ball.reshape(-1, 3)).reshape(_TRIES, -1).mean(axis=1)
+    return np.asarray(points[np.argmax(inside - _hidden(anatomy, ball))])
 
 
-def _covers(organ: Solid, point: Floats) -> bool:
-    return bool(organ.thickness("frontal", point[:1], point[2:])[0, 0] > 0)
+_TRIES = 120
+_HILUM_MM = 50.0
+
+
+def _hidden(anatomy: Anatomy, points: Floats) -> Floats:
+    """Share of each row of points (N, M, 3) that the hilum or an organ covers on a frontal film."""
+    covered = np.abs(points[..., 0]) < _HILUM_MM
+    for organ in anatomy.organs.values():
+        centre, half, _, _ = organ.extent(points[..., 2], "frontal")
+        covered |= np.abs(points[..., 0] - centre) < half
+    return np.asarray(covered.mean(axis=1))
 
 
 def _nodule(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Generator) -> None:
     radius = finding.size_mm / 2
-    centre = _spot(anatomy, finding, radius + 2, rng)
+    centre = _spot(anatomy, finding, radius + _CLEAR_MM, rng)
     radii = radius * rng.uniform(0.88, 1.06, 3)
-    anatomy.lesions.append(Ellipsoid.of(centre, radii, 980.0, soft=False, owner=owner))
+    anatomy.lesions.append(Ellipsoid.of(centre, radii, _NODULE_HU, soft=False, owner=owner))
 
 
 def _granuloma(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Generator) -> None:
     radius = finding.size_mm / 2
-    centre = _spot(anatomy, finding, radius + 2, rng)
-    anatomy.lesions.append(Ellipsoid.of(centre, radius * rng.uniform(0.85, 1, 3), 2700.0, soft=False, owner=owner))
+    centre = _spot(anatomy, finding, radius + _CLEAR_MM, rng)
+    anatomy.lesions.append(Ellipsoid.of(centre, radius * rng.uniform(0.9, 1, 3), _CALCIUM_HU, soft=False, owner=owner))
+
+
+_NODULE_HU, _CALCIUM_HU = 1300.0, 3600.0
+_CLEAR_MM = 6.0
+"""Free lung around a small lesion: at the wall and beside the heart a reader would miss it."""
 
 
 def _mass(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Generator) -> None:
@@ -183,11 +192,11 @@ def _mass(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Generat
         heading /= np.linalg.norm(heading)
         lobe = centre + heading * radii * 0.85
         anatomy.lesions.append(Ellipsoid.of(lobe, [radius * 0.42] * 3, 500.0, soft=True, owner=owner))
-    for _ in range(14):
-        heading = rng.normal(0, 1, 3)
-        heading /= np.linalg.norm(heading)
-        spike = centre + np.outer([0.85, 1.2 + 0.25 * rng.random()], heading * radius)
-        anatomy.tubes.append(_within_lung(anatomy, finding.side, round_tube(spike, [1.3, 0.5], 880.0, owner=owner)))
+    reach = rng.normal(0, 1, (14, 3))
+    reach *= radius / np.linalg.norm(reach, axis=1, keepdims=True)
+    ends = centre + reach * (1.2 + 0.25 * rng.random((14, 1)))
+    spikes = straight_rods(centre + reach * 0.85, ends, 0.9, 880.0, owner=owner)
+    anatomy.tubes.append(_within_lung(anatomy, finding.side, spikes))
 
 
 def _consolidation(anatomy: Anatomy, finding: Finding, owner: int, rng: np.random.Generator) -> None:
@@ -263,26 +272,46 @@ def _within_lung(anatomy: Anatomy, side: str, tube: Tube) -> Tube:
     return tube.keep(anatomy.in_lung(side, tube.points))
 
 
-def _broken_rib(path: Floats, number: int, finding: Finding, owner: int) -> list[Tube]:
-    """A rib with a gap, its outer part pushed down and out, and callus about the ends."""
-    rng = np.random.default_rng(finding.seed)
-    steps = np.linalg.norm(np.diff(path, axis=0, prepend=path[:1]), axis=1)
-    along = np.cumsum(steps)
-    at = along[-1] * rng.uniform(0.24, 0.36)
-    offset = along - at
-    shift = (7.5 + 1.5 * finding.grade) * np.exp(-np.clip(offset, 0, None) / 35) * (offset > 0)
+def _broken_rib(anatomy: Anatomy, path: Floats, number: int, finding: Finding, owner: int) -> list[Tube]:
+    """A rib with a gap on its posterior arc, its outer part pushed down and out, callus and a haematoma."""
+    rng = np.random.default_rng([finding.seed, number])
+    offset = _from_break(path, rng)
+    shift = (10.0 + 2.5 * finding.grade) * np.exp(-np.clip(offset, 0, None) / 40) * (offset > 0)
     broken = path.copy()
     broken[:, 2] -= shift
-    broken[:, 0] += np.sign(path[:, 0]) * shift * 0.35
-    gap = 1.6 + 0.5 * finding.grade
+    broken[:, 0] += np.sign(path[:, 0]) * shift * 0.3
+    gap = 2.2 + 0.5 * finding.grade
     tubes: list[Tube] = []
     for part in (offset < -gap, offset > gap):
-        near = part & (np.abs(offset) < 13)
+        near = part & (np.abs(offset) < 14)
         for chosen, whose in ((part & ~near, -1), (near, owner)):
             if chosen.any():
                 for tube in rib_tubes(broken, number, owner=whose):
                     tubes.append(tube.keep(chosen))
     ends = np.array([np.argmin(np.abs(offset + gap + 1)), np.argmin(np.abs(offset - gap - 1))])
-    radius = 6.0 + 0.5 * finding.grade
+    radius = 6.5 + 0.7 * finding.grade
     callus = np.full(len(ends), 4 / 3 * np.pi * radius**3)
-    return [*tubes, Tube(broken[ends], np.full((len(ends), 3), radius), callus, 1250.0, owner)]
+    anatomy.lesions.append(_haematoma(broken[ends], finding.grade, owner))
+    return [*tubes, Tube(broken[ends], np.full((len(ends), 3), radius), callus, 1700.0, owner)]
+
+
+def _from_break(path: Floats, rng: np.random.Generator) -> Floats:
+    """Distance in mm along a rib from a break where it is seen from the front, between spine and axilla."""
+    aside = np.abs(path[:, 0])
+    widest = int(np.argmax(aside))
+    at = int(np.argmin(np.abs(aside[:widest] - rng.uniform(0.64, 0.8) * aside[widest])))
+    along = np.cumsum(np.linalg.norm(np.diff(path, axis=0, prepend=path[:1]), axis=1))
+    return np.asarray(along - along[at])
+
+
+def _haematoma(ends: Floats, grade: int, owner: int) -> Ellipsoid:
+    """Blood between the broken ends (2, 3) and the pleura, which bulges into the lung: long along the rib."""
+    course = ends[1] - ends[0]
+    course[2] = 0.0
+    course /= np.linalg.norm(course)
+    up = np.array([0.0, 0.0, 1.0])
+    axes = np.column_stack([course, np.cross(up, course), up])
+    # Both centre lines lie a rib's half width outside the pleura.
+    inward = axes[:, 1] * -np.sign(axes[:, 1] @ (ends.mean(axis=0) * [1, 1, 0]))
+    radii = np.array([18.0, 9.0, 11.0]) + 1.5 * grade
+    return Ellipsoid.of(ends.mean(axis=0) + 5.0 * inward, radii, 890.0, soft=True, owner=owner, axes=axes)

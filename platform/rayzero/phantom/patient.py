@@ -61,9 +61,9 @@ _SITES: dict[str, tuple[str, ...]] = {
     "rib fracture": ("5", "6", "7", "8"),
 }
 _SIZES_MM: dict[str, tuple[float, float]] = {
-    "lung nodule": (12, 25),
+    "lung nodule": (17, 30),
     "lung mass": (32, 60),
-    "calcified granuloma": (6, 12),
+    "calcified granuloma": (10, 16),
     "hiatal hernia": (44, 72),
 }
 DEVICES = ("central venous catheter", "pacemaker", "endotracheal tube")
@@ -97,6 +97,14 @@ class Finding:
     def sides(self) -> tuple[str, ...]:
         """The lungs concerned: both for a bilateral finding, none for one in the midline."""
         return {"bilateral": ("right", "left"), "midline": ()}.get(self.side, (self.side,))
+
+    @property
+    def ribs(self) -> tuple[int, ...]:
+        """Numbers of the broken ribs: two neighbours unless the fracture is mild; none for another finding."""
+        if self.name != "rib fracture":
+            return ()
+        first = int(self.site)
+        return (first,) if self.grade == 0 else tuple(sorted((first, first + 1 if first < 8 else first - 1)))
 
 
 @dataclass(frozen=True)

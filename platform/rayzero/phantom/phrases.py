@@ -73,8 +73,14 @@ PRESENT: dict[str, tuple[str, ...]] = {
     "rib fracture": (
         "There is a fracture of the {side} {rib} rib.",
         "{Degree}ly displaced {side} {rib} rib fracture.",
-        "A displaced fracture is seen in the posterolateral {side} {rib} rib.",
+        "A displaced fracture is seen in the posterior {side} {rib} rib.",
         "Cortical step-off of the {side} {rib} rib with callus, in keeping with a fracture.",
+    ),
+    "rib fractures": (
+        "There are fractures of the {side} {rib} ribs.",
+        "{Degree}ly displaced {side} {rib} rib fractures.",
+        "Displaced fractures are seen in the posterior {side} {rib} ribs.",
+        "Cortical step-off of the {side} {rib} ribs with callus, in keeping with fractures.",
     ),
     "calcified granuloma": (
         "There is a calcified granuloma in the {side} {zone}.",
@@ -123,6 +129,7 @@ PHRASE: dict[str, tuple[str, ...]] = {
     "lung mass": ("mass in the {side} {zone}", "{side} {zone} lung mass"),
     "emphysema": ("emphysema",),
     "rib fracture": ("{side} {rib} rib fracture", "fracture of the {side} {rib} rib"),
+    "rib fractures": ("{side} {rib} rib fractures", "fractures of the {side} {rib} ribs"),
     "calcified granuloma": ("calcified granuloma in the {side} {zone}", "{side} {zone} calcified granuloma"),
     "hiatal hernia": ("hiatal hernia",),
     "central venous catheter": ("{side} central venous catheter",),
@@ -217,4 +224,4 @@ VOLUME = {"mild": "small", "moderate": "moderate", "severe": "large"}
 ZONE = {"upper": "upper lung", "mid": "mid lung", "lower": "lower lung"}
 LOBE = {("right", "upper"): "upper lobe", ("right", "mid"): "middle lobe", ("right", "lower"): "lower lobe",
         ("left", "upper"): "upper lobe", ("left", "mid"): "lingula", ("left", "lower"): "lower lobe"}  # fmt: skip
-ORDINAL = {"5": "fifth", "6": "sixth", "7": "seventh", "8": "eighth"}
+ORDINAL = {5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth"}

@@ -55,7 +55,7 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 def _key(finding: Finding) -> str:
-    return finding.variant or finding.name
+    return "rib fractures" if len(finding.ribs) > 1 else finding.variant or finding.name
 
 
 def _fill(template: str, finding: Finding, rng: np.random.Generator, phrase: str = "") -> str:
@@ -70,7 +70,7 @@ def _fill(template: str, finding: Finding, rng: np.random.Generator, phrase: str
         "size_cm": f"{finding.size_mm / 10:.1f}",
         "degree": finding.severity,
         "volume": volume,
-        "rib": phrases.ORDINAL.get(finding.site, ""),
+        "rib": " and ".join(phrases.ORDINAL[rib] for rib in finding.ribs),
         "phrase": phrase,
     }
     return template.format(**words, **{name.capitalize(): word[:1].upper() + word[1:] for name, word in words.items()})

@@ -11,7 +11,7 @@ from scipy.interpolate import CubicSpline
 from .solids import LEVELS, Floats, Solid
 from .tubes import Tube, flat_tube, round_tube, straight_rods
 
-CORTEX_HU, MARROW_HU = 1250.0, 260.0
+CORTEX_HU, MARROW_HU = 1800.0, 450.0
 RIB_SPACING, FIRST_RIB, RIB_COUNT = 24.5, 143.0, 11
 
 
@@ -80,7 +80,7 @@ _HUMERUS = smooth_path([(-4, 8, 122), (0, 8, 112), (10, 6, 90), (26, 4, 20)])
 def _clavicle(sign: float, width: float) -> list[Tube]:
     path = _CLAVICLE * [sign * width, 1, 1]
     radius = np.interp(np.linspace(0, 1, len(path)), [0, 0.15, 0.5, 0.9, 1], [9, 6.5, 5.2, 6, 6.5])
-    return [round_tube(path, radius, 520.0), round_tube(path, radius * 0.62, -330.0)]
+    return [round_tube(path, radius, 820.0), round_tube(path, radius * 0.66, -520.0)]
 
 
 def _scapula(sign: float, width: float) -> list[Tube]:
@@ -106,11 +106,18 @@ def _vertebral_arches(spine: Solid) -> list[Tube]:
     def rods(start: tuple[float, float, float], end: tuple[float, float, float], radius: float, hu: float) -> Tube:
         return straight_rods(middle + start, middle + end, radius, hu)
 
-    tubes = [rods((0, 12, 2), (0, 40, -16), 3.6, 330.0)]
+    # Discs: softer than the bodies between them, which is what tells one vertebra from the next on a film.
+    discs = np.column_stack([middle[:, 0], middle[:, 1] - 17, z + 12.5])
+    volume = np.full(len(z), np.pi * 16 * 15 * 2 * _DISC_HALF_MM)
+    tubes = [Tube(discs, np.tile([16.0, 15.0, _DISC_HALF_MM], (len(z), 1)), volume, -210.0)]
+    tubes.append(rods((0, 12, 2), (0, 40, -16), 3.6, 330.0))
     for sign in (-1.0, 1.0):
         tubes.append(rods((sign * 12, -6, 4), (sign * 12, 10, 3), 4.2, 420.0))
         tubes.append(rods((sign * 12, 8, 2), (sign * 36, 16, 5), 4.0, 230.0))
     return tubes
+
+
+_DISC_HALF_MM = 4.0
 
 
 def _sternum(cavity: Solid) -> list[Tube]:

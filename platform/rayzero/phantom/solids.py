@@ -7,7 +7,7 @@ A frontal ray runs along y and meets the film at (x, z); a lateral ray runs alon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -45,7 +45,23 @@ class Solid:
         place = np.clip((z - LEVELS[0]) / _STEP, 0, len(LEVELS) - 1.001)
         low = place.astype(np.intp)
         share = place - low
-        return tuple(e[low] + (e[low + 1] - e[low]) * share for e in (self.x0, self.x1, self.y0, self.y1))
+        below, above = self._table[:, low], self._table[:, low + 1]
+        return tuple(below + (above - below) * share)
+
+    @cached_property
+    def _table(self) -> Floats:
+        return np.stack([self.x0, self.x1, self.y0, self.y1])
+
+    @cached_property
+    def bounds(self) -> tuple[Floats, Floats]:
+        """Least and greatest corner (x, y, z) in mm of the box that holds the solid; out of order if it is empty."""
+        there = np.flatnonzero((self.x1 > self.x0) & (self.y1 > self.y0))
+        if not len(there):
+            return np.full(3, NOWHERE), np.full(3, -NOWHERE)
+        low = [self.x0[there].min(), self.y0[there].min(), LEVELS[there[0]] - _STEP]
+        high = [self.x1[there].max(), self.y1[there].max(), LEVELS[there[-1]] + _STEP]
+        # An outline interpolated towards an empty level may reach a little further.
+        return np.array(low) - 1.0, np.array(high) + 1.0
 
     def extent(self, z: Floats, view: View) -> tuple[Floats, Floats, Floats, Floats]:
         """Centre and half width across the film, centre and half depth along the ray (mm), each of ``z.shape``."""
@@ -54,35 +70,20 @@ class Solid:
         (centre, half), (middle, depth) = sides if view == "frontal" else sides[::-1]
         return centre, np.where((x1 > x0) & (y1 > y0), half, 0.0), middle, depth
 
-    def chords(self, view: View, across: Floats, z: Floats) -> tuple[Floats, Floats]:
-        """Where the ray through each (z, across) enters and leaves (mm), two float32 arrays (len(z), len(across))."""
-        enter = np.full((len(z), len(across)), NOWHERE, np.float32)
-        leave = enter.copy()
-        extent = self.extent(z, view)
-        rows, cols = _block(extent, across)
-        if rows.stop <= rows.start or cols.stop <= cols.start:
-            return enter, leave
-        centre, half, middle, depth = (e[rows].astype(np.float32)[:, None] for e in extent)
-        radius = np.abs(across[cols].astype(np.float32) - centre) / np.maximum(half, 1e-3)
-        hit = radius < 1.0
-        reach = depth * _arc(np.minimum(radius, 1.0), self.power)
-        enter[rows, cols] = np.where(hit, middle - reach, NOWHERE)
-        leave[rows, cols] = np.where(hit, middle + reach, NOWHERE)
-        return enter, leave
-
-    def thickness(self, view: View, across: Floats, z: Floats) -> Floats:
-        """Path length in mm through the solid, float32 of shape (len(z), len(across))."""
-        enter, leave = self.chords(view, across, z)
-        return leave - enter
-
     def window(self, view: View, across: Floats, z: Floats) -> tuple[slice, slice]:
         """The block of film rows and columns that the solid's shadow falls in."""
-        return _block(self.extent(z, view), across)
+        return block_of(self.extent(z, view), across)
 
     def contains(self, points: Floats) -> Bools:
         """Whether each point (N, 3) in mm lies inside, as (N,) booleans."""
-        centre, half, middle, depth = self.extent(points[:, 2], "frontal")
-        return _inside(points[:, 0] - centre, half, points[:, 1] - middle, depth, self.power)
+        (left, _, foot), (right, _, top) = self.bounds
+        x, z = points[:, 0], points[:, 2]
+        inside: Bools = (z > foot) & (z < top) & (x > left) & (x < right)
+        near = points[inside]
+        centre, half, middle, depth = self.extent(near[:, 2], "frontal")
+        radius = np.minimum(np.abs(near[:, 0] - centre) / np.maximum(half, 1e-3), 1)
+        inside[inside] = np.abs(near[:, 1] - middle) < depth * arc(radius, self.power) * (half > 0)
+        return inside
 
     def voxels(self, x: Floats, y: Floats, z: Floats) -> Bools:
         """Whether each voxel centre lies inside, as booleans of shape (len(z), len(y), len(x))."""
@@ -159,21 +160,24 @@ class Ellipsoid:
         ``gaps`` are the disjoint stretches (start, end) of each ray that run through air.
         """
         u, t = (0, 1) if view == "frontal" else (1, 0)
-        m = self.form
+        # Plain numbers, so that the arrays stay in single precision.
+        m, centre = self.form.tolist(), self.centre.tolist()
+        muu, muz, mzz, mtu, mtz, mtt = m[u][u], m[u][2], m[2][2], m[t][u], m[t][2], m[t][t]
         du = (across - self.centre[u]).astype(np.float32)[None, :]
         dz = (z - self.centre[2]).astype(np.float32)[:, None]
-        shift = (m[t, u] * du + m[t, 2] * dz) / m[t, t]
-        room = 1 - (m[u, u] * du**2 + 2 * m[u, 2] * du * dz + m[2, 2] * dz**2 - m[t, t] * shift**2)
-        room = np.maximum(room, 0)
-        half = np.sqrt(room / m[t, t])
-        middle = self.centre[t] - shift
+        shift = (mtu / mtt) * du + (mtz / mtt) * dz
+        room = 1 - muu * du * du - 2 * muz * du * dz - mzz * dz * dz + mtt * shift * shift
+        room = np.maximum(room, 0, out=room)
+        half = np.sqrt(room * (1 / mtt))
+        middle = centre[t] - shift
         total = np.zeros(half.shape, np.float32)
         for start, end in gaps:
-            if not (end > start).any():
-                continue
             near = np.clip(start - middle, -half, half)
-            far = np.maximum(np.clip(end - middle, -half, half), near)
-            total += far - near if not self.soft else room * (far - near) - m[t, t] / 3 * (far**3 - near**3)
+            far = np.clip(end - middle, near, half)
+            if self.soft:
+                total += room * (far - near) - (mtt / 3) * (far * far * far - near * near * near)
+            else:
+                total += far - near
         return total
 
     def density(self, x: Floats, y: Floats, z: Floats) -> Floats:
@@ -187,37 +191,22 @@ class Ellipsoid:
         return np.asarray(np.maximum(1 - q, 0) if self.soft else q < 1, np.float32)
 
 
-def air_gaps(space: tuple[Floats, Floats], organs: list[tuple[Floats, Floats]]) -> list[tuple[Floats, Floats]]:
-    """Stretches of each ray inside ``space`` but inside no organ, each as (start, end) with end >= start.
-
-    With all entries and all exits sorted on their own, exactly i organs lie behind a point that is in none,
-    so it is between the i-th exit and the (i+1)-th entry: K organs leave at most K + 1 gaps.
-    """
-    lo, hi = space
-    organs = [o for o in organs if (o[0] < NOWHERE).any()]
-    if not organs:
-        return [(lo, hi)]
-    enter, leave = _sorted([o[0] for o in organs]), _sorted([o[1] for o in organs])
-    starts = [lo, *(np.clip(e, lo, hi) for e in leave)]
-    ends = [*(np.clip(e, lo, hi) for e in enter), hi]
-    pairs = ((start, np.maximum(start, end)) for start, end in zip(starts, ends, strict=True))
-    return [(start, end) for start, end in pairs if (end > start).any()]
-
-
-def _sorted(arrays: list[Floats]) -> list[Floats]:
-    """The arrays sorted against each other element by element: exchanges of whole arrays beat a sort per ray."""
-    ordered: list[Floats] = []
-    for array in arrays:
-        for k, smaller in enumerate(ordered):
-            ordered[k], array = np.minimum(smaller, array), np.maximum(smaller, array)
-        ordered.append(array)
-    return ordered
-
-
-def _arc(radius: Floats, power: float) -> Floats:
+def arc(radius: Floats, power: float) -> Floats:
+    """Height of a superellipse at ``radius`` (0 to 1) from its centre; looked up unless it is an ellipse."""
     if power == 2.0:
         return np.sqrt(1 - radius * radius)
-    return (1 - radius ** np.float32(power)) ** np.float32(1 / power)
+    return _arcs(power)[(radius * _TABLE).astype(np.intp)]
+
+
+_TABLE = 8192
+"""Steps of a table of arcs: the rim of a chest-wide solid is then off by a hundredth of a millimetre."""
+
+
+@cache
+def _arcs(power: float) -> Floats:
+    """Heights at the middles of ``_TABLE`` steps from the centre to the rim, and at the rim."""
+    radius = (np.arange(_TABLE) + 0.5) / _TABLE
+    return np.append((1 - radius**power) ** (1 / power), 0).astype(np.float32)
 
 
 def _inside(dx: Floats, half: Floats, dy: Floats, depth: Floats, power: float) -> Bools:
@@ -226,7 +215,8 @@ def _inside(dx: Floats, half: Floats, dy: Floats, depth: Floats, power: float) -
     return (total <= 1.0) & (half > 0) & (depth > 0)
 
 
-def _block(extent: tuple[Floats, Floats, Floats, Floats], across: Floats) -> tuple[slice, slice]:
+def block_of(extent: tuple[Floats, Floats, Floats, Floats], across: Floats) -> tuple[slice, slice]:
+    """The block of film rows and columns that holds every ray that meets a solid of this ``Solid.extent``."""
     centre, half, _, _ = extent
     rows = np.flatnonzero(half > 0)
     if not len(rows):

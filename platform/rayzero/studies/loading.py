@@ -9,7 +9,9 @@ image.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import EXAMPLES, examples_of
 from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
 from rayzero.studies.study import Split
+
+# Windows that are read together; two bursts are held at a time.
+_BURST = 4
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,31 @@ def stream(
         skip=first_batch * batch_size,
         rows=num_batches * batch_size,
     )
+    bursts = [windows[start : start + _BURST] for start in range(0, len(windows), _BURST)]
+    # One burst is read while the one before it is trained on.
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        following = reader.submit(_read_burst, source, bursts[0])
+        tables = _in_turn(reader, source, bursts, following)
+        yield from islice(_batches(tables, batch_size), num_batches)
+
+
+def _in_turn(
+    reader: ThreadPoolExecutor, source: Source, bursts: list[list[Window]], following: Future[list[Any]]
+) -> Iterator[pa.Table]:
+    for index in range(len(bursts)):
+        references = following.result()
+        if index + 1 < len(bursts):
+            following = reader.submit(_read_burst, source, bursts[index + 1])
+        while references:
+            yield ray.get(references.pop(0))
+
+
+def _read_burst(source: Source, windows: list[Window]) -> list[Any]:
+    """Read ``windows`` with Ray Data; references to one Arrow table each, in order.
+
+    Run to its end and not streamed: a Ray Data execution whose outputs wait to be consumed keeps polling, and on a
+    small machine takes half of the training's processor time.
+    """
     handle = ray.put(source)
 
     def read(batch: Any) -> Any:
@@ -122,11 +152,20 @@ def stream(
     dataset.context.execution_options.preserve_order = True
     # The training line says how fast data arrives; a bar per worker would bury it.
     dataset.context.enable_progress_bars = False
-    batches = dataset.iter_batches(batch_size=batch_size, batch_format="pyarrow", prefetch_batches=2, drop_last=True)
-    for count, table in enumerate(batches):
-        if count == num_batches:
-            return
-        yield table
+    references: list[Any] = dataset.materialize().to_arrow_refs()
+    return references
+
+
+def _batches(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """``tables`` cut and joined into tables of ``size`` rows; a last, smaller one is dropped."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        start = 0
+        while held.num_rows - start >= size:
+            yield held.slice(start, size)
+            start += size
+        held = held.slice(start)
 
 
 def _windows(row_groups: list[RowGroup], size: int) -> list[tuple[RowGroup, ...]]:

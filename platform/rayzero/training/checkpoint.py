@@ -37,7 +37,7 @@ def save(engine: deepspeed.DeepSpeedEngine, state: LoopState, metrics: dict[str,
         engine.save_checkpoint(
             folder,
             tag=_TAG,
-            client_state={"loop": asdict(state), "rng": torch.get_rng_state()},
+            client_state={"loop": asdict(state)},
             save_latest=rank == 0,
             exclude_frozen_parameters=True,
         )
@@ -53,7 +53,6 @@ def restore(engine: deepspeed.DeepSpeedEngine) -> LoopState:
     with checkpoint.as_directory() as folder:
         # Not strict: frozen parameters are left out of checkpoints, the encoder brings them.
         _, client = engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
-    torch.set_rng_state(client["rng"])
     return LoopState(**client["loop"])
 
 

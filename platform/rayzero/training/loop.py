@@ -47,10 +47,11 @@ def train_worker(settings: dict[str, Job]) -> None:
     torch.manual_seed(config.seed)
     model = registry.build(config)
     engine = engines.build_engine(model, config)
-    torch.manual_seed(config.seed * 1000003 + rank)
     state = checkpoint.restore(engine)
     monitor = Monitor(config.training, job.log_dir, rank=rank, first_step=state.step)
     batches = _batches(job, state.step, rank, context.get_world_size())
+    if state.step >= config.training.steps and rank == 0:
+        print(f"run {config.name!r} is already complete at step {state.step}", flush=True)
     while state.step < config.training.steps:
         with monitor.waiting():
             examples = next(batches)
@@ -79,6 +80,9 @@ def _step(
     engine: deepspeed.DeepSpeedEngine, config: Config, examples: pa.Table, state: checkpoint.LoopState
 ) -> dict[str, float]:
     model = engine.module
+    # Dropout is a function of step and rank, so that a resumed run draws what the uninterrupted one would have.
+    context = ray.train.get_context()
+    torch.manual_seed(hash((config.seed, state.step, context.get_world_rank())))
     batch = collate(examples, model.text, cached=config.vision.cache_features)
     rate = engines.learning_rate(config.training, state.step)
     engines.set_learning_rate(engine, rate)

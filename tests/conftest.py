@@ -1,0 +1,20 @@
+"""One real Ray cluster for all tests that need one, sized as a laptop: two CPUs, dashboard on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from jobs.command import connect
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A local cluster of two CPUs. Sweeps need its dashboard: Ray Train's cleaner asks it."""
+    ray.shutdown()
+    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=True)
+    connect()
+    yield
+    ray.shutdown()

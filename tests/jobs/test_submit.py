@@ -1,0 +1,49 @@
+"""``ray job submit`` on a cluster of its own, with the command that the README gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.toys import toy_lake
+
+pytestmark = pytest.mark.cluster
+
+RAY = str(Path(sys.executable).parent / "ray")
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A head node started as an operator would; yields the environment of its clients."""
+    ray.shutdown()
+    environment = {**os.environ, "RAY_ADDRESS": "http://127.0.0.1:18265"}
+    start = [RAY, "start", "--head", "--port", "16379", "--dashboard-port", "18265", "--num-cpus", "2"]
+    plain = {k: v for k, v in environment.items() if k != "RAY_ADDRESS"}
+    subprocess.run(start, check=True, env=plain, capture_output=True, timeout=120)
+    yield environment
+    subprocess.run([RAY, "stop", "--force"], check=False, capture_output=True, timeout=120)
+
+
+def test_a_submitted_job_pretrains(head: dict[str, str], tmp_path: Path) -> None:
+    toy_lake(str(tmp_path / "lake"), train=32)
+    # What an upload takes: the repository without its environment.
+    source = tmp_path / "source"
+    for name in ("jobs", "tune", "serve", "ui", "platform"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    job = [sys.executable, "-m", "jobs.pretrain", "--preset", "quickstart", "training.steps=2"]
+    settings = [f"data.lake={tmp_path}/lake", f"storage={tmp_path}/runs", "vision.resolution=64", "model.blocks=0"]
+    submit = [RAY, "job", "submit", "--working-dir", str(source), "--", *job, *settings]
+    done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "succeeded" in done.stdout
+    environment = json.loads((tmp_path / "runs" / "quickstart" / "environment.json").read_text())
+    assert environment["packages"]["deepspeed"]

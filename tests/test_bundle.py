@@ -1,0 +1,81 @@
+"""Bundles: what is saved is what is loaded, and what was altered is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rayzero.alignment import registry
+from rayzero.bundle import Bundle, BundleError, load_bundle, save_bundle, update_card
+from rayzero.config import load_config
+from tests.encoders.tiny import tiny_bert
+from tests.toys import toy_study
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Bundle]:
+    folder = tmp_path_factory.mktemp("bundle")
+    encoder = tiny_bert(folder / "bert")
+    config = registry.resolve(
+        load_config(None, [f"text.encoder={encoder}", "vision.resolution=64", "model.heads=2", "model.blocks=1"])
+    )
+    model = registry.build(config).eval()
+    card = {"calibration": {"scale": 2.0, "bias": -1.0}, "map_threshold": 0.5}
+    url = save_bundle(str(folder / "bundle"), model, config, card)
+    return url, Bundle(model, config, card)
+
+
+def scores(bundle: Bundle) -> np.ndarray:  # type: ignore[type-arg]
+    image = toy_study(3, "test").images[0]
+    pixels, _ = bundle.prepare(image)
+    features = bundle.encode_images([pixels])
+    return bundle.score(features, bundle.encode_prompts(["There is a nodule", "There is edema"]))
+
+
+def test_a_loaded_bundle_answers_as_the_model_did(original: tuple[str, Bundle]) -> None:
+    url, bundle = original
+    loaded = load_bundle(url)
+    np.testing.assert_array_equal(scores(loaded), scores(bundle))
+    assert loaded.config.model == bundle.config.model
+    assert loaded.map_threshold == 0.5
+    assert loaded.probability(np.array([0.5])) == pytest.approx(0.5)
+
+
+def test_it_holds_no_pickle_and_needs_no_hub(original: tuple[str, Bundle]) -> None:
+    files = [path for path in Path(original[0]).rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".yaml", ".txt"}
+
+
+def test_the_card_can_be_extended(original: tuple[str, Bundle], tmp_path: Path) -> None:
+    url = save_bundle(str(tmp_path / "b"), original[1].model, original[1].config, {"map_threshold": 0.1})
+    update_card(url, {"map_threshold": 0.9, "metrics": {"auroc": 1}})
+    loaded = load_bundle(url)
+    assert loaded.map_threshold == 0.9
+    assert loaded.card["metrics"] == {"auroc": 1}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "card.json"])
+def test_an_altered_or_missing_file_is_refused(name: str, original: tuple[str, Bundle], tmp_path: Path) -> None:
+    url = save_bundle(str(tmp_path / "b"), original[1].model, original[1].config, {})
+    path = Path(url) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name} does not match its checksum"):
+        load_bundle(url)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        load_bundle(url)
+
+
+def test_no_bundle_and_another_format_are_named(original: tuple[str, Bundle], tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle here"):
+        load_bundle(str(tmp_path / "nothing"))
+    url = save_bundle(str(tmp_path / "b"), original[1].model, original[1].config, {})
+    update_card(url, {"format": 99})
+    with pytest.raises(BundleError, match="bundle format 99"):
+        load_bundle(url)
+    assert json.loads((Path(url) / "card.json").read_text())["system"] == "radzero"

@@ -1,0 +1,142 @@
+"""The parts of training that need no cluster: order of data, schedule, parameter groups, batches, cache keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from rayzero.alignment import registry
+from rayzero.config import DataConfig, TrainingConfig, load_config
+from rayzero.encoders.text import build_text
+from rayzero.studies.errors import LakeError
+from rayzero.studies.examples import EXAMPLES, stacked, with_data
+from rayzero.studies.lake import RowGroup, open_lake
+from rayzero.studies.loading import Source, lake_source, plan, read_examples
+from rayzero.training import engine
+from rayzero.training.batches import collate, text_id
+from rayzero.training.features import cache_key
+from tests.encoders.tiny import tiny_bert
+from tests.toys import toy_lake
+
+
+def source(sizes: list[int], window: int = 8) -> Source:
+    groups = tuple(RowGroup(f"part-{i}", 0, size) for i, size in enumerate(sizes))
+    return Source(groups, "train", DataConfig(shuffle_window=window), 64, prepared=True)
+
+
+def rows(windows: list) -> list[tuple[str, int]]:  # type: ignore[type-arg]
+    """The rows that windows yield, as (file, row)."""
+    out: list[tuple[str, int]] = []
+    for window in windows:
+        table = [(g.path, row) for g in window.row_groups for row in range(g.num_rows)]
+        order = np.random.default_rng(window.seed).permutation(len(table))[window.skip :]
+        out += [table[i] for i in order]
+    return out
+
+
+def test_an_epoch_is_every_image_once_over_all_processes() -> None:
+    data = source([5, 3, 7, 4, 6, 5])
+    seen = [row for rank in range(2) for row in rows(plan(data, rank=rank, world_size=2, seed=1, skip=0, rows=1))]
+    whole = [r for rank in range(2) for r in rows(plan(data, rank=rank, world_size=2, seed=1, skip=0, rows=15))]
+    assert len(set(whole[:30])) >= len(set(seen))
+    everything = {(f"part-{i}", row) for i, size in enumerate([5, 3, 7, 4, 6, 5]) for row in range(size)}
+    one_epoch = [r for rank in range(2) for r in rows(plan(data, rank=rank, world_size=2, seed=1, skip=0, rows=9))]
+    assert set(one_epoch) <= everything
+    full = rows(plan(data, rank=0, world_size=1, seed=1, skip=0, rows=30))
+    assert sorted(full) == sorted(everything)
+
+
+@pytest.mark.parametrize("skip", [0, 1, 7, 8, 29, 30, 31, 64])
+def test_a_resumed_plan_continues_at_the_very_next_image(skip: int) -> None:
+    data = source([5, 3, 7, 4, 6, 5])
+    uninterrupted = rows(plan(data, rank=1, world_size=2, seed=3, skip=0, rows=100))[:100]
+    resumed = rows(plan(data, rank=1, world_size=2, seed=3, skip=skip, rows=100 - skip))[: 100 - skip]
+    assert resumed == uninterrupted[skip:]
+
+
+def test_seeds_and_epochs_differ_and_nothing_else_decides() -> None:
+    data = source([8] * 8)
+    first = rows(plan(data, rank=0, world_size=1, seed=0, skip=0, rows=128))
+    assert first == rows(plan(data, rank=0, world_size=1, seed=0, skip=0, rows=128))
+    assert first != rows(plan(data, rank=0, world_size=1, seed=1, skip=0, rows=128))
+    assert first[:64] != first[64:128]
+
+
+def test_more_processes_than_row_groups_still_train() -> None:
+    data = source([6])
+    for rank in range(3):
+        assert len(rows(plan(data, rank=rank, world_size=3, seed=0, skip=0, rows=10))) >= 10
+    with pytest.raises(ValueError, match="no row groups"):
+        plan(source([]), rank=0, world_size=1, seed=0, skip=0, rows=1)
+
+
+def test_lake_rows_are_counted_as_images(tmp_path: Path) -> None:
+    toy_lake(str(tmp_path / "lake"), train=40, validation=4, test=4)
+    lake = open_lake(str(tmp_path / "lake"))
+    found = lake_source(lake, "train", DataConfig(), 64)
+    assert sum(group.num_rows for group in found.row_groups) == 40
+    examples = read_examples(found, found.row_groups[0])
+    assert examples.num_rows == found.row_groups[0].num_rows
+    assert stacked(examples).shape[1:] == (1, 64, 64)
+    with pytest.raises(LakeError, match="has no lateral image"):
+        lake_source(lake, "train", DataConfig(views=("lateral",)), 64)
+
+
+def test_the_schedule_warms_up_and_decays_to_nothing() -> None:
+    training = TrainingConfig(lr=1.0, warmup_steps=4, steps=20)
+    rates = [engine.learning_rate(training, step) for step in range(21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
+    assert rates[20] == pytest.approx(0)
+    assert engine.learning_rate(TrainingConfig(lr=1.0, schedule="constant"), 99) == 1.0
+
+
+def test_norms_biases_and_temperature_do_not_decay(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path)
+    config = load_config(None, [f"text.encoder={folder}", "vision.resolution=64", "model.heads=2", "text.lr_scale=0.5"])
+    model = registry.build(config)
+    groups = engine.parameter_groups(model, config)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    still = {names[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert "log_temperature" in still
+    assert not any(name.endswith("bias") or "norm" in name.lower() or "scale" in name for name in decayed)
+    assert decayed | still == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("vision") for name in decayed | still)
+    assert {group["lr_scale"] for group in groups} == {1.0, 0.5}
+
+
+def test_a_batch_holds_each_sentence_once(tmp_path: Path) -> None:
+    said = [["There is edema", "There is a nodule"], ["There is a nodule"], []]
+    pixels = np.arange(3 * 4, dtype=np.float16).reshape(3, 1, 2, 2)
+    base = pa.Table.from_pylist(
+        [
+            {"study_id": str(i), "image_id": str(i), "data": b"", "shape": [], "sentences": s, "labels": []}
+            for i, s in enumerate(said)
+        ],
+        schema=EXAMPLES,
+    )
+    text = build_text(load_config(None, [f"text.encoder={tiny_bert(tmp_path)}"]).text)
+    batch = collate(with_data(base, pixels), text, cached=False)
+    assert batch.positives.tolist() == [[True, True], [True, False], [False, False]]
+    assert batch.text_ids.tolist() == [text_id("There is a nodule"), text_id("There is edema")]
+    assert batch.pixels is not None
+    assert batch.features is None
+    torch.testing.assert_close(batch.pixels, torch.from_numpy(pixels.astype(np.float32)))
+    with pytest.raises(ValueError, match="has a sentence"):
+        collate(with_data(base, pixels).slice(2), text, cached=False)
+
+
+def test_cached_features_are_shared_exactly_when_they_are_the_same(tmp_path: Path) -> None:
+    lake = toy_lake(str(tmp_path / "lake"), train=4, validation=2, test=2)
+    base = load_config(None, [])
+    key = cache_key(base, lake, "train")
+    assert key == cache_key(load_config(None, ["training.lr=1", "seed=7", "data.shuffle_window=3"]), lake, "train")
+    for change in ("vision.resolution=64", "data.intensity=minmax", "data.geometry=pad", "data.views=[lateral]"):
+        assert key != cache_key(load_config(None, [change]), lake, "train")
+    assert key != cache_key(base, lake, "validation")
