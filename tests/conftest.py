@@ -10,6 +10,13 @@ import ray
 from jobs.command import connect
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_cluster_is_left_behind() -> Iterator[None]:
+    yield
+    if ray.is_initialized():
+        ray.shutdown()
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A local cluster of two CPUs. Sweeps need its dashboard: Ray Train's cleaner asks it."""

@@ -25,8 +25,8 @@ REPOSITORY = Path(__file__).parents[2]
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A head node started as an operator would; yields the environment of its clients."""
     ray.shutdown()
-    environment = {**os.environ, "RAY_ADDRESS": "http://127.0.0.1:18265"}
-    start = [RAY, "start", "--head", "--port", "16379", "--dashboard-port", "18265", "--num-cpus", "2"]
+    environment = {**os.environ, "RAY_ADDRESS": "http://127.0.0.1:8291"}
+    start = [RAY, "start", "--head", "--port", "6391", "--dashboard-port", "8291", "--num-cpus", "2"]
     plain = {k: v for k, v in environment.items() if k != "RAY_ADDRESS"}
     subprocess.run(start, check=True, env=plain, capture_output=True, timeout=120)
     yield environment
