@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,12 +26,18 @@ REPOSITORY = Path(__file__).parents[2]
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A head node started as an operator would; yields the environment of its clients."""
     ray.shutdown()
-    environment = {**os.environ, "RAY_ADDRESS": "http://127.0.0.1:8291"}
-    start = [RAY, "start", "--head", "--port", "6391", "--dashboard-port", "8291", "--num-cpus", "2"]
-    plain = {k: v for k, v in environment.items() if k != "RAY_ADDRESS"}
-    subprocess.run(start, check=True, env=plain, capture_output=True, timeout=120)
-    yield environment
-    subprocess.run([RAY, "stop", "--force"], check=False, capture_output=True, timeout=120)
+    plain = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    start = [RAY, "start", "--head", "--port", "6391", "--dashboard-port", "8291", "--num-cpus", "2", "--block"]
+    # In the foreground, so that ending it ends this cluster alone: `ray stop` ends every cluster of the machine.
+    with (tmp_path / "head.log").open("wb") as log:
+        node = subprocess.Popen(start, env=plain, stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while b"runtime started" not in (tmp_path / "head.log").read_bytes() and time.monotonic() < deadline:
+        assert node.poll() is None, (tmp_path / "head.log").read_text()
+        time.sleep(0.5)
+    yield {**plain, "RAY_ADDRESS": "http://127.0.0.1:8291"}
+    node.terminate()
+    node.wait(timeout=60)
 
 
 def test_a_submitted_job_pretrains(head: dict[str, str], tmp_path: Path) -> None:
@@ -43,7 +50,7 @@ def test_a_submitted_job_pretrains(head: dict[str, str], tmp_path: Path) -> None
     settings = [f"data.lake={tmp_path}/lake", f"storage={tmp_path}/runs", "vision.resolution=64", "model.blocks=0"]
     submit = [RAY, "job", "submit", "--working-dir", str(source), "--", *job, *settings]
     done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout[-4000:]
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "succeeded" in done.stdout
     environment = json.loads((tmp_path / "runs" / "quickstart" / "environment.json").read_text())
     assert environment["packages"]["deepspeed"]

@@ -78,7 +78,7 @@ def test_what_cannot_run_is_said_before_it_starts(cluster: None, root: Path) -> 
     with pytest.raises(LakeError, match="nowhere"):
         pretrain(load_config(None, [*settings(root, "no-lake"), f"data.lake={root}/nowhere"]))
     with pytest.raises(ConfigError, match=r"data\.lake is empty"):
-        pretrain(load_config(None, [*settings(root, "no-lake"), "data.lake="]))
+        pretrain(load_config(None, [*settings(root, "no-lake"), "data.lake=''"]))
     with pytest.raises(ConfigError, match=r"need 16 CPU, the cluster has 2"):
         pretrain(load_config(None, [*settings(root, "big"), "training.cpus_per_worker=8"]))
 
