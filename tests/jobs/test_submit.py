@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,10 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A head node started as an operator would; yields the environment of its clients."""
     ray.shutdown()
     plain = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    start = [RAY, "start", "--head", "--port", "6391", "--dashboard-port", "8291", "--num-cpus", "2", "--block"]
+    # The client of a cluster with token authentication has to be told to send one.
+    plain |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    ports = ["--port", "6391", "--dashboard-port", "8291", "--dashboard-agent-listen-port", "52391"]
+    start = [RAY, "start", "--head", *ports, "--num-cpus", "2", "--block"]
     # In the foreground, so that ending it ends this cluster alone: `ray stop` ends every cluster of the machine.
     with (tmp_path / "head.log").open("wb") as log:
         node = subprocess.Popen(start, env=plain, stdout=log, stderr=log)
@@ -49,7 +53,12 @@ def test_a_submitted_job_pretrains(head: dict[str, str], tmp_path: Path) -> None
     job = [sys.executable, "-m", "jobs.pretrain", "--preset", "quickstart", "training.steps=2"]
     settings = [f"data.lake={tmp_path}/lake", f"storage={tmp_path}/runs", "vision.resolution=64", "model.blocks=0"]
     submit = [RAY, "job", "submit", "--working-dir", str(source), "--", *job, *settings]
-    done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=400)
+    for _ in range(12):
+        done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=400)
+        # The agent that takes jobs comes up some seconds after the head says that it has started.
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(5)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "succeeded" in done.stdout
     environment = json.loads((tmp_path / "runs" / "quickstart" / "environment.json").read_text())
