@@ -6,7 +6,6 @@ python -m jobs.evaluate --bundle bundles/radzero --lake lakes/phantom --protocol
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +13,6 @@ import torch
 from jobs.command import connect, main
 from rayzero.bundle import Bundle, load_bundle
 from rayzero.config import EvaluationConfig, validate
-from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import InProcess, OnRay, Scorer
 from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
 from rayzero.evaluation.report import headline_name, write_report
@@ -23,13 +21,8 @@ from rayzero.studies.lake import open_lake
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parse ``arguments``, evaluate, and write the report. Exit status 2 when the lake cannot answer the protocol."""
-    options = _parse(arguments)
-    try:
-        _evaluate(options)
-    except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Parse ``arguments``, evaluate, and write the report. Raises EvaluationError when the lake cannot answer."""
+    _evaluate(_parse(arguments))
 
 
 def summary(result: EvaluationResult) -> str:
