@@ -10,6 +10,7 @@ from pathlib import Path
 import ray
 
 from rayzero.bundle import BundleError
+from rayzero.cluster import join
 from rayzero.config import Config, ConfigError, load_config, nearest
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.studies.errors import CorpusError, LakeError
@@ -25,11 +26,10 @@ _WORKER_ENVIRONMENT = {
 
 
 def connect() -> str:
-    """Join the cluster that runs this job, or the one on this machine, or start one here; returns its dashboard."""
-    environment = {"env_vars": _WORKER_ENVIRONMENT}
-    context = ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, runtime_env=environment)
+    """Join this process's cluster (see rayzero.cluster), quietly; returns its dashboard."""
+    dashboard = join(logging_level=logging.WARNING, runtime_env={"env_vars": _WORKER_ENVIRONMENT})
     ray.data.DataContext.get_current().enable_progress_bars = False
-    return f"http://{context.dashboard_url}"
+    return dashboard
 
 
 def preset_config(preset: str | None, overrides: Sequence[str]) -> Config:
@@ -56,6 +56,6 @@ def main(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | No
     """Run ``command``; a mistake of the user's ends it with one message and exit code 2."""
     try:
         command(sys.argv[1:] if arguments is None else arguments)
-    except (BundleError, ConfigError, CorpusError, EvaluationError, LakeError) as error:
+    except (BundleError, ConfigError, ConnectionError, CorpusError, EvaluationError, LakeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

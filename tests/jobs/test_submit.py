@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     # The client of a cluster with token authentication has to be told to send one.
     plain |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ports = ["--port", "6391", "--dashboard-port", "8291", "--dashboard-agent-listen-port", "52391"]
-    start = [RAY, "start", "--head", *ports, "--num-cpus", "2", "--block"]
+    # A folder of its own (sockets in it, so a short name): the note of its address is found by no other program.
+    folder = tempfile.mkdtemp(prefix="ray")
+    start = [RAY, "start", "--head", *ports, "--num-cpus", "2", "--temp-dir", folder, "--block"]
     # In the foreground, so that ending it ends this cluster alone: `ray stop` ends every cluster of the machine.
     with (tmp_path / "head.log").open("wb") as log:
         node = subprocess.Popen(start, env=plain, stdout=log, stderr=log)
@@ -42,6 +45,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     yield {**plain, "RAY_ADDRESS": "http://127.0.0.1:8291"}
     node.terminate()
     node.wait(timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_submitted_job_pretrains(head: dict[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Pixels go from the files to the lake inside one task; only counts travel back to
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any, cast
 
 import ray
 
+from rayzero.cluster import join
 from rayzero.studies.corpora import StudyRef, corpus, load, unique
 from rayzero.studies.lake import Lake, Part, Quarantined, commit_lake, new_generation, normal_url, write_part
 from rayzero.studies.study import Study
@@ -60,8 +60,7 @@ def ingest(
     root_url, lake_url, generation = normal_url(root), normal_url(lake), new_generation()
     refs, refused = plan(corpus_name, root_url, limit=limit)
     if not ray.is_initialized():
-        # On a cluster (ray job submit) the number of CPUs is the cluster's own.
-        ray.init(num_cpus=None if os.environ.get("RAY_ADDRESS") else cpus, log_to_driver=False)
+        join(cpus=cpus, log_to_driver=False)
     workers = cpus or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
     chunks = list(chunked(refs, _part_size(len(refs), workers)))
     start = time.monotonic()

@@ -1,0 +1,30 @@
+"""Which Ray cluster a process belongs to: the one that ``RAY_ADDRESS`` names, else one of its own."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+
+
+def join(*, cpus: int | None = None, **options: Any) -> str:
+    """Connect this process to its cluster unless it is connected already; returns the dashboard's address.
+
+    With ``RAY_ADDRESS`` set (Ray sets it for a submitted job; ``auto`` means the head node on this machine) that
+    cluster is joined, else a cluster is started here that ends with this process. It is never guessed: Ray's own
+    default also follows the note that a head node leaves behind, even when that node is long gone.
+
+    ``cpus`` sizes a cluster that is started here; one that is joined has its own size. ``options`` go to
+    ``ray.init``. Raises ConnectionError when the named cluster does not answer.
+    """
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        options["num_cpus"] = cpus
+    try:
+        context = ray.init(address=address, ignore_reinit_error=True, **options)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at RAY_ADDRESS={address!r}; start it, or unset RAY_ADDRESS to run on this machine"
+        ) from error
+    return f"http://{context.dashboard_url}"
