@@ -128,9 +128,9 @@ def _add(row: Row, studies: dict[str, _Study], paths: dict[str, str]) -> None:
     except ValueError:
         raise ValueError(f"StudyDate_DICOM is {row['StudyDate_DICOM']!r}; YYYYMMDD is needed") from None
     new = _Study(patient, time, row.one_of("MethodLabel", _METHODS), row["Report"], parse_labels(row["Labels"]))
+    view = row.one_of("Projection", _VIEWS)
     study = studies.setdefault(row.filled("StudyID"), new)
     if (study.patient, study.method, study.labels) != (new.patient, new.method, new.labels):
         raise ValueError("the image differs from others of its study in patient, method or labels")
     path = paths.get(name, f"{row['ImageDir']}/{name}")
-    view = row.one_of("Projection", _VIEWS)
     study.files.append(FileRef(image_id=PurePosixPath(name).stem, path=path, view=view))
