@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rayzero.studies.corpora.labels import Closed, Splits, link_priors, own_split
 from rayzero.studies.corpora.regions import box_from_corner, place, union_of_relative_runs
@@ -126,6 +128,25 @@ def test_regions_are_cut_to_the_image_or_on_record() -> None:
     assert "measured on 1024x1024" in lost[0].reason
     with pytest.raises(ValueError, match="no area"):
         box_from_corner(1, 1, 0, 4)
+
+
+@given(
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    texts=st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=4), max_size=3),
+)
+def test_the_mask_of_runs_is_that_of_the_drawn_image(
+    height: int, width: int, texts: list[list[tuple[int, int]]]
+) -> None:
+    flat, runs = np.zeros(height * width, dtype=bool), []
+    for pairs in texts:
+        position, kept = 0, ""
+        for gap, length in pairs:
+            if position + gap + length <= flat.size:
+                flat[position + gap : position + gap + length] = True
+                position, kept = position + gap + length, f"{kept} {gap} {length}"
+        runs.append(kept)
+    assert union_of_relative_runs(runs, (height, width)) == Mask.from_array(flat.reshape(width, height).T)
 
 
 @pytest.mark.parametrize("runs", ["3", "1 -2", "8 9"])

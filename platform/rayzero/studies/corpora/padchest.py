@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from rayzero.studies.corpora.base import FileRef, StudyRef
@@ -110,6 +111,7 @@ def tail(labelled: Iterable[Iterable[str]]) -> list[str]:
     return sorted(name for name, count in counts.items() if count <= TAIL_COUNT and name != "normal")
 
 
+@lru_cache(maxsize=2**16)
 def parse_labels(text: str) -> frozenset[str] | None:
     """The labels in a list literal, blanks around them dropped; None when it is not a list of texts."""
     try:
