@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rayzero.alignment import registry
-from rayzero.alignment.base import AlignmentModel, ImageFeatures, TextFeatures
+from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
 from rayzero.config import Config, dump_yaml, load_config
 from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.study import Image
@@ -90,7 +90,7 @@ class Bundle:
         return np.asarray(1.0 / (1.0 + np.exp(-(fit.scale * np.asarray(logits, dtype=np.float64) + fit.bias))))
 
 
-def save_bundle(url: str, model: AlignmentModel, config: Config, card: dict[str, Any]) -> str:
+def save_bundle(url: str, model: PretrainingModel, config: Config, card: dict[str, Any]) -> str:
     """Write a bundle to ``url`` (a folder, local or on any fsspec file system) and return it."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder)
@@ -133,7 +133,7 @@ def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
         config = load_config(folder / "config.yaml")
         vision = config.vision.model_copy(update={"encoder": str(folder / "encoders" / "vision")})
         text = config.text.model_copy(update={"encoder": str(folder / "encoders" / "text")})
-        model = registry.build(config.model_copy(update={"vision": vision, "text": text}))
+        model = registry.build_zero_shot(config.model_copy(update={"vision": vision, "text": text}))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     model.eval().requires_grad_(False)
     return Bundle(model=model.to(device), config=config, card=card)

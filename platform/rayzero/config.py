@@ -28,11 +28,28 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+Input = Literal["radiograph", "study", "volume"]
+Companion = Literal["lateral", "prior_frontal", "prior_lateral"]
+
+
 class DataConfig(Settings):
-    """Which studies a run reads, and how their images become tensors."""
+    """Which studies a run reads, and how their images and reports become tensors."""
 
     lake: str = Field("", description="Folder or URL of a Parquet lake written by jobs.ingest")
     cache: str = Field("", description="Folder or URL for cached features; empty is <storage>/cache")
+    input: Input = Field(
+        "radiograph",
+        description="What one example is: a radiograph, a frontal one with its companions, or a CT volume",
+    )
+    companions: tuple[Companion, ...] = Field(
+        ("lateral", "prior_frontal", "prior_lateral"), description="What data.input=study reads beside the frontal"
+    )
+    texts: Literal["sentences", "sentence", "caption", "report"] = Field(
+        "sentences",
+        description="The texts of a step: all distinct sentences; or, of each study, one sentence drawn at random, "
+        "caption_sentences of them joined, or the report with its sentences shuffled",
+    )
+    caption_sentences: int = Field(5, ge=1)
     views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = ("frontal",)
     intensity: Literal["voi", "minmax", "radzero"] = "voi"
     geometry: Literal["stretch", "pad"] = "stretch"

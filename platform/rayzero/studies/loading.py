@@ -8,9 +8,10 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,19 +21,22 @@ import ray
 
 from rayzero.config import DataConfig
 from rayzero.studies.errors import LakeError
-from rayzero.studies.examples import EXAMPLES, examples_of
+from rayzero.studies.examples import EXAMPLES, admitted_views, examples_of
 from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
-from rayzero.studies.study import Split
+from rayzero.studies.study import Split, Study
 
 # Windows that are read together; two bursts are held at a time.
 _BURST = 4
+_COUNTED = ["images.list.element.view"]
+_LINKS = ["prior_study_id"]
 
 
 @dataclass(frozen=True)
 class Source:
     """Row groups to stream: of a lake, whose studies are prepared on the way, or of examples already prepared.
 
-    ``num_rows`` of each row group counts the examples that it yields.
+    ``num_rows`` of each row group counts the examples that it yields. ``priors`` are the row groups of the whole
+    lake that hold a prior study of one of them, by the study's id.
     """
 
     row_groups: tuple[RowGroup, ...]
@@ -40,6 +44,7 @@ class Source:
     data: DataConfig
     resolution: int
     prepared: bool
+    priors: Mapping[str, RowGroup] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,22 +61,41 @@ def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int) -> 
 
     Raises LakeError when the split has no image of the views that ``data.views`` asks for.
     """
-    counted = []
+    views = admitted_views(data)
+    wanted = _COUNTED + (_LINKS if data.input == "study" else [])
+    counted: list[RowGroup] = []
+    linked: set[str] = set()
     for row_group in lake.row_groups([split]):
-        rows = read_parquet_group(row_group, ["images.list.element.view"]).column("images").to_pylist()
-        images = sum(image["view"] in data.views for row in rows for image in row)
+        rows = read_parquet_group(row_group, wanted).to_pylist()
+        images = sum(image["view"] in views for row in rows for image in row["images"])
         if images:
             counted.append(replace(row_group, num_rows=images))
+            linked |= {row["prior_study_id"] for row in rows if row.get("prior_study_id")}
     if not counted:
-        raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(data.views)} image; see data.views")
-    return Source(tuple(counted), split, data, resolution, prepared=False)
+        raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(views)} image; see data.views and data.input")
+    priors = {
+        study_id: row_group
+        for row_group in (lake.row_groups() if linked else ())
+        for study_id in read_parquet_group(row_group, ["study_id"]).column("study_id").to_pylist()
+        if study_id in linked
+    }
+    return Source(tuple(counted), split, data, resolution, prepared=False, priors=priors)
 
 
 def read_examples(source: Source, row_group: RowGroup) -> pa.Table:
     """The examples of one row group."""
     if source.prepared:
         return read_parquet_group(row_group, EXAMPLES.names)
-    return examples_of(read_row_group(row_group), source.data, source.resolution)
+    studies = list(read_row_group(row_group))
+    near = {study.study_id: study for study in studies}
+    return examples_of(studies, source.data, source.resolution, partial(_find, source, near))
+
+
+def _find(source: Source, near: dict[str, Study], study_id: str) -> Study | None:
+    """A prior study: most often of the row group at hand, because ingest keeps a patient's studies together."""
+    if study_id not in near and study_id in source.priors:
+        near |= {study.study_id: study for study in read_row_group(source.priors[study_id], columns=["images"])}
+    return near.get(study_id)
 
 
 def plan(source: Source, *, rank: int, world_size: int, seed: int, skip: int, rows: int) -> list[Window]:

@@ -16,7 +16,7 @@ import ray.train
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from rayzero.alignment.base import AlignmentModel
+from rayzero.alignment.base import PretrainingModel
 
 _TAG = "deepspeed"
 
@@ -56,7 +56,7 @@ def restore(engine: deepspeed.DeepSpeedEngine) -> LoopState:
     return LoopState(**client["loop"])
 
 
-def load_weights(model: AlignmentModel, checkpoint: ray.train.Checkpoint) -> None:
+def load_weights(model: PretrainingModel, checkpoint: ray.train.Checkpoint) -> None:
     """Fill the trained parameters of ``model`` from a checkpoint of any ZeRO stage, in fp32.
 
     Raises RuntimeError when the checkpoint lacks a trained parameter or holds one that the model has not.

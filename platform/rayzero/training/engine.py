@@ -10,7 +10,7 @@ import deepspeed.ops
 import torch
 from torch import nn
 
-from rayzero.alignment.base import AlignmentModel
+from rayzero.alignment.base import PretrainingModel
 from rayzero.config import Config, TrainingConfig
 
 # Its shared-memory collective is compiled at the first initialisation, a minute per worker start, and a killed
@@ -18,7 +18,7 @@ from rayzero.config import Config, TrainingConfig
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def build_engine(model: AlignmentModel, config: Config) -> deepspeed.DeepSpeedEngine:
+def build_engine(model: PretrainingModel, config: Config) -> deepspeed.DeepSpeedEngine:
     """``model`` wrapped for training on the process group that Ray Train has set up."""
     training = config.training
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
@@ -48,7 +48,7 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def parameter_groups(model: AlignmentModel, config: Config) -> list[dict[str, Any]]:
+def parameter_groups(model: PretrainingModel, config: Config) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and decay: no decay on norms, biases, scales and temperatures.
 
     Each group carries ``lr_scale``, its learning rate over the schedule's.

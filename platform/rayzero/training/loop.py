@@ -83,7 +83,14 @@ def _step(
     # Dropout is a function of step and rank, so that a resumed run draws what the uninterrupted one would have.
     context = ray.train.get_context()
     torch.manual_seed(hash((config.seed, state.step, context.get_world_rank())))
-    batch = collate(examples, model.text, cached=config.vision.cache_features)
+    batch = collate(
+        examples,
+        model.text,
+        config.data,
+        cached=config.vision.cache_features,
+        seed=config.seed,
+        step=state.step,
+    )
     rate = engines.learning_rate(config.training, state.step)
     engines.set_learning_rate(engine, rate)
     losses = engine(batch.to(engine.device))
