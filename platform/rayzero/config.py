@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from yaml import YAMLError
 
 
@@ -53,7 +53,20 @@ class DataConfig(Settings):
     views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = ("frontal",)
     intensity: Literal["voi", "minmax", "radzero"] = "voi"
     geometry: Literal["stretch", "pad"] = "stretch"
+    volume_spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        (3.0, 1.5, 1.5), description="Voxels (z, y, x) that volumes are resampled to"
+    )
+    volume_shape: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (128, 256, 256), description="Samples (z, y, x) that a resampled volume is cropped or padded to"
+    )
+    hu_range: tuple[float, float] = Field((-1000.0, 1000.0), description="Hounsfield units that become -1 and 1")
     shuffle_window: int = Field(256, ge=1, description="Images held per worker to shuffle among")
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> DataConfig:
+        if not self.hu_range[0] < self.hu_range[1]:
+            raise ValueError(f"data.hu_range={list(self.hu_range)} does not rise; give the lower end first")
+        return self
 
 
 class VisionConfig(Settings):
@@ -61,6 +74,9 @@ class VisionConfig(Settings):
 
     encoder: str = "efficientnet-lite0"
     resolution: int = Field(256, ge=32, le=2048)
+    normalised: bool = Field(
+        False, description="A 3-D ViT standardises volumes as BrgSA did; weights that were trained so need it"
+    )
     frozen: bool = True
     cache_features: bool = Field(False, description="Run a frozen encoder once per image and train from its features")
 

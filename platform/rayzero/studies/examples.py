@@ -16,6 +16,7 @@ import pyarrow as pa
 from rayzero.config import Companion, DataConfig, Input
 from rayzero.studies.preprocess import prepare
 from rayzero.studies.study import Image, Study, View
+from rayzero.studies.volume_preprocess import prepare_volume
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 FindStudy = Callable[[str], Study | None]
@@ -124,7 +125,9 @@ def _stack(examples: pa.Table, data: str, shape: str) -> Array:
 def _example(
     study: Study, image: Image, data: DataConfig, resolution: int, find: FindStudy
 ) -> tuple[Array, list[bool]]:
-    if data.input != "study":
+    if data.input == "volume":
+        return prepare_volume(image, data)[0], []
+    if data.input == "radiograph":
         return prepare(image, data, resolution)[0], []
     views = study_views(study, image, data, find)
     pixels = np.zeros((len(views), 1, resolution, resolution), dtype=np.float32)
