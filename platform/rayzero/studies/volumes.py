@@ -1,4 +1,4 @@
-"""CT volumes out of files, told apart by content: NIfTI, a zipped or unpacked DICOM series, or a bare ``.npz``.
+"""CT volumes out of files, told apart by content: NIfTI, a zipped DICOM series, or a bare ``.npz``.
 
 Every one becomes int16 Hounsfield units (Z, Y, X) on the lake's axes (``study.Image``). Sizes are checked before
 anything is inflated or decoded.
@@ -21,7 +21,7 @@ from rayzero.studies.series import MAX_SLICES, read_series
 from rayzero.studies.study import Image
 from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader, check_size, volume_image
 
-ACCEPTED = "NIfTI, a zip of one DICOM CT series, or a folder of one"
+ACCEPTED = "NIfTI or a zip of one DICOM CT series"
 
 _ZIP = b"PK\x03\x04"
 _ARRAY = "ct.npy"
@@ -49,11 +49,6 @@ def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = No
             return _read_archive(archive, image_id, header)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise StudyFileError("open", f"the zip archive is damaged or encrypted ({error})") from None
-
-
-def read_folder(files: dict[str, bytes], *, name: str = "") -> Image:
-    """The volume of a DICOM series whose files are given by name. Raises StudyFileError."""
-    return read_series(files.items(), len(files), name or "volume")
 
 
 def is_litter(path: str) -> bool:

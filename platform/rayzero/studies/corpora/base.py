@@ -22,15 +22,23 @@ from rayzero.reports.sentences import extract_sentences
 from rayzero.studies.errors import CorpusError, StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.lake import Quarantined
+from rayzero.studies.series import read_series
 from rayzero.studies.study import Image, Region, Split, Study
+from rayzero.studies.volumes import is_litter, is_volume, read_volume
+from rayzero.studies.voxels import VolumeHeader
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRef:
-    """An image file: its id in the lake, and its path relative to the corpus root."""
+    """An image file: its id in the lake, and its path relative to the corpus root.
+
+    A path that ends in "/" is the folder of a DICOM CT series. ``header`` is what the corpus's tables say of a
+    volume, where its file says nothing or is wrong.
+    """
 
     image_id: str
     path: str
+    header: VolumeHeader | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +94,7 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     images: list[Image] = []
     for file in ref.files:
         try:
-            images.append(read_image(_read(fs, base, file.path), name=file.image_id))
+            images.append(_read_file(fs, base, file))
         except StudyFileError as error:
             refused.append(_refusal(ref, file.path, error))
     if not images:
@@ -157,11 +165,37 @@ def common_fields(row: Mapping[str, str]) -> tuple[Split, datetime | None, str |
     return cast(Split, row["split"]), time, row.get("prior_study_id") or None
 
 
-def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
-    """The bytes of ``path``, which a table named: it may not point outside the corpus."""
+def _read_file(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
+    if file.path.endswith("/"):
+        return _read_series(fs, base, file)
+    data = _read(fs, base, file.path)
+    if is_volume(data):
+        return read_volume(data, name=file.image_id, header=file.header)
+    return read_image(data, name=file.image_id)
+
+
+def _read_series(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
+    """The volume in a folder, one slice's file in memory at a time."""
+    folder = _inside(base, file.path)
+    try:
+        paths = [str(item["name"]) for item in fs.ls(folder, detail=True) if item["type"] == "file"]
+    except OSError as error:
+        raise StudyFileError("open", f"the folder cannot be listed: {error.strerror or error}") from error
+    names = [name for name in sorted(posixpath.basename(path) for path in paths) if not is_litter(name)]
+    slices = ((name, _read(fs, base, file.path + name)) for name in names)
+    return read_series(slices, len(names), file.image_id)
+
+
+def _inside(base: str, path: str) -> str:
+    """The full path of ``path``, which a table named: it may not point outside the corpus."""
     full = posixpath.normpath(f"{base}/{path}")
     if path.startswith("/") or not full.startswith(posixpath.normpath(base) + "/"):
         raise StudyFileError("open", "the path leads outside the corpus folder")
+    return full
+
+
+def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
+    full = _inside(base, path)
     try:
         data: bytes = fs.cat_file(full)
     except FileNotFoundError:
