@@ -21,7 +21,7 @@ MARKER = "encoder.json"
 
 
 class VisionEncoder(nn.Module, ABC):
-    """An image encoder. ``width`` is C, ``grid`` the patch grid (h, w) or (z, h, w), ``num_prefix`` the tokens before it.
+    """An image encoder: ``width`` is C, ``grid`` the patch grid (h, w) or (z, h, w), ``num_prefix`` what comes before.
 
     A 2-D encoder takes (B, 3, R, R), too: three images in the place of the colours.
     """

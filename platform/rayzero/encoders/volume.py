@@ -67,7 +67,8 @@ class ViT3D(VisionEncoder):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Patches (B, N, C) of ``pixels`` with their positions. Raises ValueError for what is not whole patches."""
-        if pixels.ndim != 5 or pixels.shape[1] != 1 or any(s % p for s, p in zip(pixels.shape[2:], self.size.patch)):
+        sides = pixels.shape[2:] if pixels.ndim == 5 and pixels.shape[1] == 1 else (1, 1, 1)
+        if any(side % part for side, part in zip(sides, self.size.patch, strict=True)):
             raise ValueError(
                 f"a volume encoder takes (B, 1, Z, Y, X) in whole patches of {list(self.size.patch)}, "
                 f"got {tuple(pixels.shape)}"

@@ -27,9 +27,7 @@ class AttentionBlock(Protocol):
         """The same tokens, computed from the attention (B, heads, N, N), which comes second."""
 
 
-def gradient_rollout(
-    blocks: Iterable[AttentionBlock], tokens: Tensor, objective: Callable[[Tensor], Tensor]
-) -> Tensor:
+def gradient_rollout(blocks: Iterable[AttentionBlock], tokens: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
     """How much each token (B, N) contributes to ``objective`` by way of the first one; rows sum to 1.
 
     Args:
