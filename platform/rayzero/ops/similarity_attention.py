@@ -9,6 +9,7 @@ the exponentials fused into the GEMMs: ``similarity_cuda``.
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -68,8 +69,10 @@ def vl_cabs(
     if tau.numel() != 1 or not 0.0 < float(tau.detach()) < math.inf:
         raise ValueError(f"temperature must be one positive number, got {temperature!r}")
     bias = _bias(tokens, token_mask, value_scale, wide)
-    result: Tensor = _VLCabs.apply(text, tokens, tau, bias, similarity == "cosine")
-    return result / torch.linalg.vector_norm(text, dim=-1, dtype=wide) if similarity == "dot" else result
+    result: Tensor = _VLCabs.apply(text.contiguous(), tokens.contiguous(), tau, bias, similarity == "cosine")
+    if similarity == "dot":
+        result /= torch.linalg.vector_norm(text, dim=-1, dtype=wide)
+    return result
 
 
 def vl_cabs_reference(
@@ -94,7 +97,7 @@ class _VLCabs(torch.autograd.Function):
     def forward(ctx: Any, text: Tensor, tokens: Tensor, tau: Tensor, bias: Tensor | None, bounded: bool) -> Tensor:
         ctx.bounded = bounded
         problem = _problem(text, tokens, tau, bias, bounded)
-        cosines, norms = similarity_tiles.forward(problem)
+        cosines, norms = _engine(problem).forward(problem)
         ctx.save_for_backward(text, tokens, tau, bias, cosines, norms)
         return cosines
 
@@ -103,8 +106,17 @@ class _VLCabs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
         text, tokens, tau, bias, cosines, norms = ctx.saved_tensors
         problem = _problem(text, tokens, tau, bias, ctx.bounded)
-        found: Gradients = similarity_tiles.backward(problem, cosines, norms, grads[0])
+        found: Gradients = _engine(problem).backward(problem, cosines, norms, grads[0])
         return found.text, found.tokens, found.temperature.reshape(tau.shape), found.bias, None
+
+
+def _engine(problem: Attention) -> ModuleType:
+    """What computes the problem: the fused kernels where they apply, which no CPU imports."""
+    if problem.text.is_cuda and problem.text.dtype == torch.bfloat16 and not problem.row_max:
+        from rayzero.ops import similarity_cuda
+
+        return similarity_cuda
+    return similarity_tiles
 
 
 def _bias(tokens: Tensor, mask: Tensor | None, scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
