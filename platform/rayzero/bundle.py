@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rayzero.alignment import registry
-from rayzero.alignment.base import AlignmentModel, ImageFeatures, TextFeatures
+from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
 from rayzero.config import Config, dump_yaml, load_config
+from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
-from rayzero.studies.study import Image
+from rayzero.studies.study import Image, Study
 
 FORMAT_VERSION = 1
 
@@ -64,11 +65,23 @@ class Bundle:
         """``image`` as the encoder's input (1, R, R) in [0, 1], and the geometry that maps results back."""
         return prepare(image, self.config.data, self.config.vision.resolution)
 
+    def prepare_study(self, study: Study, frontal: Image, find: FindStudy) -> tuple[Array, list[bool], Geometry]:
+        """A study as the encoder's input (V, 1, R, R), which of its views there are, and the frontal's geometry.
+
+        ``find`` gives the prior study. For a model with data.input=study.
+        """
+        data, resolution = self.config.data, self.config.vision.resolution
+        pixels, present = prepare_views(study_views(study, frontal, data, find), data, resolution)
+        return pixels, present, prepare(frontal, data, resolution)[1]
+
     @torch.no_grad()
-    def encode_images(self, pixels: Sequence[np.ndarray[Any, Any]]) -> ImageFeatures:
-        """Encode B prepared images (1, R, R)."""
+    def encode_images(
+        self, pixels: Sequence[np.ndarray[Any, Any]], present: Sequence[Sequence[bool]] | None = None
+    ) -> ImageFeatures:
+        """Encode B prepared images, or B prepared studies with their ``present`` views."""
         batch = torch.from_numpy(np.stack(pixels)).to(self.model.device)
-        return self.model.encode_image(batch)
+        views = None if present is None else torch.tensor(present, device=self.model.device)
+        return self.model.encode_image(batch, present=views)
 
     def encode_prompts(self, prompts: Sequence[str]) -> TextFeatures:
         """Encode T prompts, used as they are. Raises ValueError for a blank prompt or an empty list."""
@@ -90,7 +103,7 @@ class Bundle:
         return np.asarray(1.0 / (1.0 + np.exp(-(fit.scale * np.asarray(logits, dtype=np.float64) + fit.bias))))
 
 
-def save_bundle(url: str, model: AlignmentModel, config: Config, card: dict[str, Any]) -> str:
+def save_bundle(url: str, model: PretrainingModel, config: Config, card: dict[str, Any]) -> str:
     """Write a bundle to ``url`` (a folder, local or on any fsspec file system) and return it."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder)
@@ -133,7 +146,7 @@ def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
         config = load_config(folder / "config.yaml")
         vision = config.vision.model_copy(update={"encoder": str(folder / "encoders" / "vision")})
         text = config.text.model_copy(update={"encoder": str(folder / "encoders" / "text")})
-        model = registry.build(config.model_copy(update={"vision": vision, "text": text}))
+        model = registry.build_zero_shot(config.model_copy(update={"vision": vision, "text": text}))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     model.eval().requires_grad_(False)
     return Bundle(model=model.to(device), config=config, card=card)
