@@ -95,6 +95,11 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
     )
 
 
+def view_named(text: str) -> View | None:
+    """The view that a ViewPosition, or the meaning of a view code, stands for; None when it is not a known one."""
+    return _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
+
+
 def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
     """The listed ``attributes`` of the file; the rest of the header is skipped. Raises StudyFileError."""
     try:
@@ -259,11 +264,8 @@ def _spacing(dataset: Dataset) -> tuple[float, ...]:
 def _view(dataset: Dataset) -> View:
     codes = dataset.get("ViewCodeSequence") or []
     meanings = [str(code.get("CodeMeaning", "")) for code in codes]
-    for text in [str(dataset.get("ViewPosition") or ""), *meanings]:
-        view = _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
-        if view:
-            return view
-    return "unknown"
+    named = (view_named(text) for text in [str(dataset.get("ViewPosition") or ""), *meanings])
+    return next((view for view in named if view), "unknown")
 
 
 def numbers(value: Any) -> list[float]:
