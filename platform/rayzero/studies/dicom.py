@@ -95,6 +95,11 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
     )
 
 
+def view_named(text: str) -> View | None:
+    """The view that a ViewPosition, or the meaning of a view code, stands for; None when it is not a known one."""
+    return _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
+
+
 def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
     """The listed ``attributes`` of the file; the rest of the header is skipped. Raises StudyFileError."""
     try:
@@ -110,7 +115,7 @@ def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
     except StudyFileError:
         raise
     except Exception as error:  # pydicom raises many types on damaged files
-        raise StudyFileError("open", f"the DICOM header is damaged or cut short ({_brief(error)})") from error
+        raise StudyFileError("open", f"the DICOM header is damaged or cut short ({brief(error)})") from error
     return dataset
 
 
@@ -184,7 +189,7 @@ def decode(dataset: FileDataset) -> np.ndarray[Any, Any]:
         raise
     except Exception as error:  # each decoder raises its own types
         name = uid.UID(syntax).name
-        raise StudyFileError("decode", f"the {name} pixel data does not decode ({_brief(error)})") from error
+        raise StudyFileError("decode", f"the {name} pixel data does not decode ({brief(error)})") from error
     if pixels.ndim != 2:
         raise StudyFileError("decode", f"the pixel data decodes to shape {pixels.shape}; an image has two axes")
     return pixels.astype(np.int16) if pixels.dtype == np.int8 else pixels
@@ -215,7 +220,7 @@ def _look_up(stored: np.ndarray[Any, Any], dataset: Dataset) -> tuple[np.ndarray
         bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         values = apply_modality_lut(stored, dataset)
     except Exception as error:
-        raise StudyFileError("pixels", f"the modality LUT is damaged ({_brief(error)})") from error
+        raise StudyFileError("pixels", f"the modality LUT is damaged ({brief(error)})") from error
     if not 1 <= bits <= 16:
         raise StudyFileError("pixels", f"the modality LUT states {bits} bits an entry; 1 to 16 are supported")
     values = values.astype(np.uint8 if bits <= 8 else np.uint16)
@@ -259,11 +264,8 @@ def _spacing(dataset: Dataset) -> tuple[float, ...]:
 def _view(dataset: Dataset) -> View:
     codes = dataset.get("ViewCodeSequence") or []
     meanings = [str(code.get("CodeMeaning", "")) for code in codes]
-    for text in [str(dataset.get("ViewPosition") or ""), *meanings]:
-        view = _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
-        if view:
-            return view
-    return "unknown"
+    named = (view_named(text) for text in [str(dataset.get("ViewPosition") or ""), *meanings])
+    return next((view for view in named if view), "unknown")
 
 
 def numbers(value: Any) -> list[float]:
@@ -273,6 +275,6 @@ def numbers(value: Any) -> list[float]:
     return [float(item) for item in (value if isinstance(value, Sequence) else [value])]
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """The first line of a library's message, short enough for a table cell."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

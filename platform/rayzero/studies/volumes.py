@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.lib import format as npy
 
+from rayzero.studies.dicom import brief
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.nifti import is_nifti, read_nifti
 from rayzero.studies.orientation import Array
@@ -47,8 +48,10 @@ def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = No
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _read_archive(archive, image_id, header)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({error})") from None
+    except StudyFileError:
+        raise
+    except Exception as error:  # zipfile and its decompressors raise many types on damaged archives
+        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({brief(error)})") from error
 
 
 def is_litter(path: str) -> bool:
@@ -73,7 +76,7 @@ def _read_archive(archive: zipfile.ZipFile, image_id: str, header: VolumeHeader 
     def slices() -> Iterator[tuple[str, bytes]]:
         for item in members:
             # zipfile never yields more than the stated size, and checks the sum at the end.
-            yield item.filename, archive.read(item)
+            yield item.filename[-80:], archive.read(item)
 
     return read_series(slices(), len(members), image_id)
 
@@ -86,7 +89,7 @@ def _read_array(archive: zipfile.ZipFile, header: VolumeHeader) -> Array:
             reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran, dtype = reader(file)
         except ValueError as error:
-            raise StudyFileError("header", f"the array ct is damaged ({error})") from None
+            raise StudyFileError("header", f"the array ct is damaged ({brief(error)})") from None
         check_size(shape)
         if dtype.kind not in "iuf" or dtype.itemsize > 8:
             raise StudyFileError("header", f"the array ct holds {dtype}; give integers or floats")

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from rayzero.studies.corpora.base import FileRef, StudyRef, common_fields, read_table, read_text
+from rayzero.studies.corpora.base import FileRef, StudyRef, common_fields
+from rayzero.studies.corpora.tables import Row, read_rows, read_text
 from rayzero.studies.lake import Quarantined
 from rayzero.studies.study import Mask, Region
 
@@ -32,22 +33,22 @@ class PhantomCorpus:
 
     def studies(self, root: str) -> Iterator[StudyRef | Quarantined]:
         """See ``Corpus.studies``."""
-        rows = read_table(root, "studies.csv", ("study_id", "patient_id", "split"))
-        labels = {row.pop("study_id"): row for row in read_table(root, "labels.csv", ("study_id",))}
+        rows = read_rows(root, "studies.csv", ("study_id", "patient_id", "split"))
+        labels = {row["study_id"]: row for row in read_rows(root, "labels.csv", ("study_id",))}
         regions, damaged = _read_regions(root)
         yield from damaged
         for row in rows:
             study_id = row["study_id"]
             try:
-                yield self._ref(row, labels.pop(study_id, {}), tuple(regions.pop(study_id, ())))
+                yield self._ref(row, labels.pop(study_id, None), tuple(regions.pop(study_id, ())))
             except ValueError as error:
-                yield Quarantined(study_id=study_id, file="studies.csv", stage="table", reason=str(error))
+                yield row.refused(error, study_id=study_id)
         for name, orphans in (("labels.csv", labels), ("regions.jsonl", regions)):
             for study_id in orphans:
                 reason = "studies.csv has no such study"
                 yield Quarantined(study_id=study_id, file=name, stage="table", reason=reason)
 
-    def _ref(self, row: Mapping[str, str], labels: Mapping[str, str], regions: tuple[Region, ...]) -> StudyRef:
+    def _ref(self, row: Row, labels: Row | None, regions: tuple[Region, ...]) -> StudyRef:
         split, time, prior = common_fields(row)
         study_id = row["study_id"]
         folder = f"files/{row['patient_id']}/{study_id}"
@@ -63,7 +64,7 @@ class PhantomCorpus:
                 for name in (row.get("files") or _FILMS).split(";")
             ),
             report_file=f"{folder}/report.txt",
-            labels={name: _label(name, value) for name, value in labels.items() if value != ""},
+            labels=labels.labels([name for name in labels.cells if name != "study_id"]) if labels else {},
             regions=regions,
         )
 
@@ -104,9 +105,3 @@ def _region(record: Mapping[str, Any]) -> Region:
 
 def _image_id(study_id: str, file: str) -> str:
     return f"{study_id}/{PurePosixPath(file).stem}"
-
-
-def _label(name: str, value: str) -> int:
-    if value not in ("1", "0", "-1", "1.0", "0.0", "-1.0"):
-        raise ValueError(f"label {name} is {value!r}; give 1, 0 or -1")
-    return int(float(value))
