@@ -63,7 +63,7 @@ def test_mean_pooling_does_not_depend_on_the_length_and_the_sum_does(tmp_path: P
     for pooling in ("sum", "mean"):
         model = build(tmp_path, pooling=pooling)
         torch.nn.init.zeros_(model.text_projection.bias)
-        norms[pooling] = float(model.encode_text(tokens).pooled.norm())
+        norms[pooling] = model.encode_text(tokens).pooled.norm().item()
     assert norms["sum"] / norms["mean"] == pytest.approx(5 / 16)  # [CLS] there is edema [SEP], of 16 slots
 
 
@@ -151,7 +151,7 @@ def test_rollout_maps_are_of_the_score(tmp_path: Path) -> None:
 
 
 def test_no_text_gives_no_column(tmp_path: Path) -> None:
-    model = build(tmp_path)
+    model = build(tmp_path, pairing="both")
     image, none = model.encode_image(volumes(2)), model.encode_prompts([CAPTIONS[0]]).rows(slice(0, 0))
     assert model.score(image, none).shape == (2, 0)
     assert model.similarity_map(image, none).shape == (2, 0, 3, 2, 4)

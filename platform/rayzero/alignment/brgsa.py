@@ -28,6 +28,7 @@ from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
 from rayzero.encoders.transformer import Adapter, Transformer
 from rayzero.encoders.vision import VisionEncoder, build_vision
 from rayzero.encoders.volume import ViT3D
+from rayzero.ops.bank_attention import knowledge_bank
 from rayzero.ops.collectives import shared_value, sum_over_processes
 from rayzero.ops.contrastive import multi_positive_nce
 from rayzero.ops.rollout import gradient_rollout
@@ -80,7 +81,7 @@ class KnowledgeBank(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """softmax(queries M^T) M for ``queries`` (n, D): neither scaled nor normalised (spec, section 4)."""
-        return (queries @ self.rows.T).softmax(dim=-1) @ self.rows
+        return knowledge_bank(queries, self.rows) if len(queries) else queries
 
 
 class Trunk(nn.Module):
@@ -195,11 +196,10 @@ class BrgSA(AlignmentModel):
         text, bridged_text = represented["text"], represented["bridged_text"]
         both, positives = distinct_texts(torch.cat([text, bridged_text], dim=1), batch, group)
         everyone, everyone_bridged = both.chunk(2, dim=1)
-        tau, settings = self.settings.temperature, self.settings
-        # Twice: the published NCE adds both directions, ours is their mean.
+        settings = self.settings
         parts = {
-            "alignment": 2 * multi_positive_nce(_cosine(image, everyone) / tau, positives, group=group),
-            "bridged": 2 * multi_positive_nce(_cosine(bridged_image, everyone_bridged) / tau, positives, group=group),
+            "alignment": self._contrast(image, everyone, positives, group),
+            "bridged": self._contrast(bridged_image, everyone_bridged, positives, group),
             "reconstruction": _distance(image, bridged_image, group) + _distance(text, bridged_text, group),
         }
         loss = (
@@ -208,6 +208,10 @@ class BrgSA(AlignmentModel):
             + settings.reconstruction_weight * parts["reconstruction"]
         )
         return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
+
+    def _contrast(self, image: Tensor, text: Tensor, positives: Tensor, group: ProcessGroup | None) -> Tensor:
+        logits = _cosine(image, text) / self.settings.temperature
+        return multi_positive_nce(logits, positives, directions="sum", group=group)
 
     def _hidden(self, pixels: Tensor | None, features: Tensor | None, *, cls_only: bool = False) -> Tensor:
         """The last layer's tokens (B, 1 + N, C), or CLS alone (B, 1, C)."""
