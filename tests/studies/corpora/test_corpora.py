@@ -49,8 +49,7 @@ def phantom(tmp_path: Path) -> Path:
         "box": [1, 2, 3, 4],
         "rle": {"size": [64, 96], "counts": [1, 2, 6141]},
     }
-    volume = {**region, "file": "files/p1/s1/ct", "view": "volume"}
-    (tmp_path / "regions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (region, volume)))
+    (tmp_path / "regions.jsonl").write_text(json.dumps(region) + "\n")
     return tmp_path
 
 
@@ -149,7 +148,7 @@ def test_folder_reads_reports_from_the_table_or_a_file(tmp_path: Path) -> None:
 
 def test_folder_reads_views_labels_and_boxes(tmp_path: Path) -> None:
     for name in ("one.dcm", "two.dcm"):
-        (tmp_path / name).write_bytes(film_bytes(ViewPosition=None))
+        (tmp_path / name).write_bytes(film_bytes())
     base = {"patient_id": "p", "split": "train"}
     rows = [
         {"study_id": "s1", **base, "images": "one.dcm;two.dcm", "views": "frontal; lateral"},

@@ -22,21 +22,27 @@ from rayzero.studies.corpora.tables import Row
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.lake import Quarantined
+from rayzero.studies.series import read_series
 from rayzero.studies.study import Image, Region, Report, Split, Study, View
+from rayzero.studies.volumes import is_litter, is_volume, read_volume
+from rayzero.studies.voxels import VolumeHeader
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRef:
     """An image file: its id in the lake, and its path relative to the corpus root.
 
-    ``view`` is what the corpus's own table says, which outranks the file's header. ``size`` (height, width) is the
-    frame in which the corpus measures regions on this image; None when its tables do not say.
+    A path that ends in "/" is the folder of a DICOM CT series. ``view`` is what the corpus's own table says, which
+    outranks the file's header. ``size`` (height, width) is the frame in which the corpus measures regions on this
+    image; None when its tables do not say. ``header`` is what they say of a volume whose file says nothing, or is
+    wrong.
     """
 
     image_id: str
     path: str
     view: View | None = None
     size: tuple[int, int] | None = None
+    header: VolumeHeader | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +106,7 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     images: list[Image] = []
     for file in ref.files:
         try:
-            image = read_image(_read(fs, base, file.path), name=file.image_id)
+            image = _read_file(fs, base, file)
             images.append(replace(image, view=file.view) if file.view else image)
         except StudyFileError as error:
             refused.append(_refusal(ref, file.path, error))
@@ -143,11 +149,37 @@ def common_fields(row: Row) -> tuple[Split, datetime | None, str | None]:
     return cast(Split, row["split"]), time, row.get("prior_study_id") or None
 
 
-def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
-    """The bytes of ``path``, which a table named: it may not point outside the corpus."""
+def _read_file(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
+    if file.path.endswith("/"):
+        return _read_series(fs, base, file)
+    data = _read(fs, base, file.path)
+    if is_volume(data):
+        return read_volume(data, name=file.image_id, header=file.header)
+    return read_image(data, name=file.image_id)
+
+
+def _read_series(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
+    """The volume in a folder, one slice's file in memory at a time."""
+    folder = _inside(base, file.path)
+    try:
+        paths = [str(item["name"]) for item in fs.ls(folder, detail=True) if item["type"] == "file"]
+    except OSError as error:
+        raise StudyFileError("open", f"the folder cannot be listed: {error.strerror or error}") from error
+    names = [name for name in sorted(posixpath.basename(path) for path in paths) if not is_litter(name)]
+    slices = ((name, _read(fs, base, file.path + name)) for name in names)
+    return read_series(slices, len(names), file.image_id)
+
+
+def _inside(base: str, path: str) -> str:
+    """The full path of ``path``, which a table named: it may not point outside the corpus."""
     full = posixpath.normpath(f"{base}/{path}")
     if path.startswith("/") or not full.startswith(posixpath.normpath(base) + "/"):
         raise StudyFileError("open", "the path leads outside the corpus folder")
+    return full
+
+
+def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
+    full = _inside(base, path)
     try:
         data: bytes = fs.cat_file(full)
     except FileNotFoundError:

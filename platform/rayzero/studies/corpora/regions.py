@@ -82,11 +82,14 @@ def _placed(region: Region, image: Image | None, frame: tuple[int, int] | None) 
     if image is None:
         raise ValueError("is on an image that was not read")
     height, width = image.shape[-2:]
-    for what, size in (("measured on", frame), ("a mask of", region.mask.size if region.mask else None)):
-        if size and size != (height, width):
-            raise ValueError(
-                f"is {what} {size[0]}x{size[1]} pixels, the image has {height}x{width}: ingest the published images"
-            )
+    sizes = (
+        ("measured on", frame, (height, width)),
+        ("a mask of", region.mask.size if region.mask else None, image.shape),
+    )
+    for what, size, expected in sizes:
+        if size and size != expected:
+            found, has = ("x".join(map(str, numbers)) for numbers in (size, expected))
+            raise ValueError(f"is {what} {found} pixels, the image has {has}: ingest the published images")
     if region.box is None:
         return region
     x0, y0, x1, y1 = region.box

@@ -1,4 +1,4 @@
-"""Published tables as rows of text: plain, gzipped or zipped CSV, read once and held as Arrow columns.
+"""Published tables as rows of text: plain, gzipped or zipped CSV or TSV, read once and held as Arrow columns.
 
 Cells are text, stripped and "" when blank: whether ``00012`` is a number is the corpus's business.
 """
@@ -86,7 +86,7 @@ _LABELS = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1}
 
 
 def read_rows(root: str, name: str, required: Sequence[str], *, optional: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of the CSV file ``name`` (also ``.gz``, ``.zip``) under ``root``.
+    """The rows of the CSV file ``name`` (also ``.gz``, ``.zip``) under ``root``; of a ``.tsv`` tabs part the cells.
 
     Cells of ``required`` and of those of ``optional`` that exist (all columns when None). Blanks around column
     names are dropped. Raises CorpusError at once when the file is missing, not UTF-8, lacks a column, or has a row
@@ -182,9 +182,8 @@ def _text(data: bytes, name: str) -> str:
 def _header(data: bytes, name: str) -> tuple[list[str], bytes]:
     """The column names, stripped, and the bytes below them."""
     line, _, body = data.partition(b"\n")
-    text = _text(line, name).rstrip("\r")
     try:
-        cells = next(csv.reader([text], strict=True), [])
+        cells = next(csv.reader([_text(line, name).rstrip("\r")], strict=True, delimiter=_delimiter(name)), [])
     except csv.Error:
         cells = []
     names = [cell.strip() for cell in cells]
@@ -206,7 +205,9 @@ def _parse(body: bytes, name: str, names: Sequence[str], wanted: Sequence[str]) 
         table = arrow_csv.read_csv(
             io.BytesIO(body),
             read_options=arrow_csv.ReadOptions(column_names=list(names), use_threads=False),
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=_delimiter(name), newlines_in_values=True, invalid_row_handler=note
+            ),
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
             ),
@@ -223,6 +224,10 @@ def _parse(body: bytes, name: str, names: Sequence[str], wanted: Sequence[str]) 
         raise CorpusError(f"{name} is not a readable CSV table: {error}") from None
     columns = [pc.utf8_trim_whitespace(table.column(column)) for column in wanted]
     return pa.table(columns, names=list(wanted))
+
+
+def _delimiter(name: str) -> str:
+    return "\t" if ".tsv" in name else ","
 
 
 def _rows(table: pa.Table, name: str) -> Iterator[Row]:
