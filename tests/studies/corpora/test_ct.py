@@ -255,7 +255,7 @@ def inspect(tmp_path: Path) -> Path:
         (tmp_path / f"CTPA/{name}.nii.gz").write_bytes(nifti_bytes(chest()))
     tables: dict[str, list[dict[str, Any]]] = {
         "study_mapping": [
-            {"impression_id": "1", "person_id": "7", "image_id": "PE1.nii.gz", "procedure_DATETIME": "2010-03-01T10:00"},
+            {"impression_id": "1", "person_id": "7", "image_id": "PE1.nii.gz", "procedure_DATETIME": "2010-03-01"},
             {"impression_id": "2", "person_id": "7", "image_id": "PE2", "procedure_DATETIME": "2009-03-01 10:00:00"},
             {"impression_id": "3", "person_id": "8", "image_id": "PE3", "procedure_DATETIME": ""},
         ],
