@@ -79,9 +79,7 @@ class CtRate:
         for row in read_rows(root, reports, ("VolumeName", *_SECTIONS.values()), optional=()):
             name = _NAME.fullmatch(_stem(row["VolumeName"]))
             if not name or name[2] != split:
-                yield row.refused(
-                    ValueError(f"VolumeName is not {split}_<patient>_<scan>_<reconstruction>")
-                )
+                yield row.refused(ValueError(f"VolumeName is not {split}_<patient>_<scan>_<reconstruction>"))
             elif elsewhere & {name[0], f"{name[1]}_{name[3]}"}:
                 yield row.refused(ValueError("the owners list the volume as not of the chest"), study_id=name[0])
             else:
