@@ -43,6 +43,19 @@ class Calibration:
     bias: float = 0.0
 
 
+@dataclass(frozen=True)
+class Phrased:
+    """Prompts in all their phrasings: the flat list of sentences, and where each prompt's own begin (T,)."""
+
+    sentences: list[str]
+    starts: np.ndarray[Any, np.dtype[np.int64]]
+
+    def mean(self, logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Logits of the sentences (B, S) as logits of the prompts (B, T)."""
+        counts = np.diff(self.starts, append=len(self.sentences))
+        return (np.add.reduceat(logits, self.starts, axis=1) / counts).astype(np.float32)
+
+
 @dataclass
 class Bundle:
     """A loaded model with what it needs to answer: preprocessing, calibration, and the card about it."""
@@ -96,6 +109,12 @@ class Bundle:
     def similarity_map(self, image: ImageFeatures, text: TextFeatures) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Map logits on the patch grid (B, T, *grid); ``Geometry.restore`` brings one to the image's own size."""
         return self.model.similarity_map(image, text).float().cpu().numpy()
+
+    def phrase(self, prompts: Sequence[str]) -> Phrased:
+        """Every way in which the model is asked ``prompts`` (see ``EvaluationConfig.phrasings``)."""
+        groups = [self.config.evaluation.phrasings(prompt) for prompt in prompts]
+        starts = np.cumsum([0, *map(len, groups)])[:-1]
+        return Phrased([sentence for group in groups for sentence in group], starts)
 
     def probability(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Calibrated probabilities of ``logits``, of any shape."""

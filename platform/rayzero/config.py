@@ -168,14 +168,26 @@ class EvaluationConfig(Settings):
 
     batch_size: int = Field(32, ge=1)
     bootstrap: int = Field(1000, ge=0, description="Bootstrap replicates behind each interval")
-    prompt: str = "There is {}"
+    prompt: str = Field("There is {}", description="The sentence that asks for a finding")
+    ensemble: tuple[str, ...] = Field(
+        (), description="Further ways to ask; a finding's logit is the mean over all, its map is the prompt's"
+    )
     overlays: int = Field(12, ge=0, description="Example maps drawn in report.html")
 
     @model_validator(mode="after")
-    def _prompt_has_a_slot(self) -> EvaluationConfig:
-        if self.prompt.count("{}") != 1:
-            raise ValueError(f"evaluation.prompt={self.prompt!r} must hold one {{}} where the finding goes")
+    def _prompts_have_a_slot(self) -> EvaluationConfig:
+        for name, prompt in [("prompt", self.prompt), *(("ensemble", one) for one in self.ensemble)]:
+            if prompt.count("{}") != 1:
+                raise ValueError(f"evaluation.{name}={prompt!r} must hold one {{}} where the finding goes")
         return self
+
+    def phrasings(self, prompt: str) -> list[str]:
+        """``prompt`` and, where it asks for a finding as ``self.prompt`` does, the ensemble's ways to ask for it."""
+        before, after = self.prompt.split("{}")
+        if not (prompt.startswith(before) and prompt.endswith(after)):
+            return [prompt]
+        finding = prompt[len(before) : len(prompt) - len(after)]
+        return [prompt, *(template.replace("{}", finding) for template in self.ensemble)]
 
 
 class Config(Settings):

@@ -103,8 +103,10 @@ class GroupScorer:
 
     def __init__(self, bundle: Bundle, task: Task, batch_size: int, priors: PriorGroups) -> None:
         self.bundle, self.task, self.batch_size, self.priors = bundle, task, batch_size, priors
-        self._column = {finding: index for index, (finding, _) in enumerate(task.prompts)}
-        self._prompts = _encode(bundle, [prompt for _, prompt in task.prompts])
+        self._phrased = bundle.phrase([prompt for _, prompt in task.prompts])
+        # A finding's map is that of its first phrasing.
+        self._column = {finding: int(at) for (finding, _), at in zip(task.prompts, self._phrased.starts, strict=True)}
+        self._prompts = _encode(bundle, self._phrased.sentences)
         self._sentences = _encode(bundle, task.sentences)
 
     def score(self, group: RowGroup) -> Iterator[ImageScores]:
@@ -119,7 +121,8 @@ class GroupScorer:
         prepared = [self._prepare(study, image, find) for study, image in batch]
         present = [views for _, views, _ in prepared] if prepared[0][1] else None
         features = self.bundle.encode_images([pixels for pixels, _, _ in prepared], present)
-        logits, sentences = self._logits(features, self._prompts), self._logits(features, self._sentences)
+        logits = self._phrased.mean(self._logits(features, self._prompts))
+        sentences = self._logits(features, self._sentences)
         for row, ((study, image), (_, _, geometry)) in enumerate(zip(batch, prepared, strict=True)):
             if not (np.isfinite(logits[row]).all() and np.isfinite(sentences[row]).all()):
                 raise EvaluationError(f"the model gave a logit that is not finite for image {image.image_id}")

@@ -58,7 +58,7 @@ def run(
         lake=lake.url,
         fingerprint=lake.fingerprint,
         split=split,
-        prompt=config.prompt,
+        prompts=(config.prompt, *config.ensemble),
         geometry=bundle.config.data.geometry,
         counts=_counts(test, validation),
         notes=_leaks(lake, truth, split),
