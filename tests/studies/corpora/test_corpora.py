@@ -47,7 +47,7 @@ def phantom(tmp_path: Path) -> Path:
         "finding": "cardiomegaly",
         "phrase": "There is cardiomegaly.",
         "box": [1, 2, 3, 4],
-        "rle": {"size": [2, 3], "counts": [1, 2, 3]},
+        "rle": {"size": [64, 96], "counts": [1, 2, 6141]},
     }
     (tmp_path / "regions.jsonl").write_text(json.dumps(region) + "\n")
     return tmp_path
