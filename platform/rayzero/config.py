@@ -74,6 +74,9 @@ class VisionConfig(Settings):
 
     encoder: str = "efficientnet-lite0"
     resolution: int = Field(256, ge=32, le=2048)
+    normalised: bool = Field(
+        False, description="A 3-D ViT standardises volumes as BrgSA did; weights that were trained so need it"
+    )
     frozen: bool = True
     cache_features: bool = Field(False, description="Run a frozen encoder once per image and train from its features")
 
