@@ -60,9 +60,9 @@ def ingest(
     """Write the studies of ``corpus_name`` under ``root`` as the lake at ``lake``, replacing what is there.
 
     ``limit`` takes the first so many studies. ``cpus`` bounds the tasks that run at once (default: all the CPUs of
-    the cluster). ``exclude`` names evaluation sets whose patients stay out of train and validation (``leakage.exclude``).
-    Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was there
-    stays in force until all is written.
+    the cluster). ``exclude`` names evaluation sets whose patients stay out of train and validation, see
+    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was
+    there stays in force until all is written.
     """
     root_url, lake_url, generation = normal_url(root), normal_url(lake), new_generation()
     refs, refused = plan(corpus_name, root_url, limit=limit)

@@ -182,9 +182,8 @@ def _text(data: bytes, name: str) -> str:
 def _header(data: bytes, name: str) -> tuple[list[str], bytes]:
     """The column names, stripped, and the bytes below them."""
     line, _, body = data.partition(b"\n")
-    text = _text(line, name).rstrip("\r")
     try:
-        cells = next(csv.reader([text], strict=True, delimiter=_delimiter(name)), [])
+        cells = next(csv.reader([_text(line, name).rstrip("\r")], strict=True, delimiter=_delimiter(name)), [])
     except csv.Error:
         cells = []
     names = [cell.strip() for cell in cells]
