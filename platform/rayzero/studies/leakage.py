@@ -39,6 +39,7 @@ _FAMILIES = {
     **dict.fromkeys(("nih-chestxray14", "nih-chestxray14-community"), "nih-chestxray14"),
     **dict.fromkeys(("rsna-pneumonia", "rsna-pneumonia-medklip", "rsna-pneumonia-alta"), "rsna-pneumonia"),
     **dict.fromkeys(("vindr-cxr", "vindr-cxr-kaggle"), "vindr-cxr"),
+    **dict.fromkeys(("ct-rate", "ct-rate-fixed"), "ct-rate"),
 }
 _ID_COLUMNS = ("patient_id", "study_id", "image_id", "sha256")
 _PATH_COLUMNS = ("Path", "path")
