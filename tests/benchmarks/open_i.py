@@ -13,14 +13,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from rayzero.reports.open_i import OPEN_I
 from rayzero.studies.study import Report
-
-CLASSES = (
-    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", "Edema",
-    "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia", "Fracture", "Opacity", "Lesion", "Calcified Granuloma",
-    "Granuloma",
-)  # fmt: skip
-"""The 18 classes in the protocol's order."""
 
 _SYNONYMS = {"Atelectasis": "atelectases", "Infiltration": "infiltrate", "Pleural_Thickening": "pleural thickening"}
 
@@ -63,7 +57,7 @@ def load_reports() -> tuple[LabelledReport, ...]:
 def _parse(root: ElementTree.Element) -> LabelledReport:
     sections = {element.get("Label"): element.text or "" for element in root.iter("AbstractText")}
     terms = "|".join(sorted((element.text or "").strip().lower() for element in root.iter("automatic")))
-    positives = {c for c in CLASSES if c.lower() in terms or _SYNONYMS.get(c, c.lower()) in terms}
+    positives = {c for c in OPEN_I if c.lower() in terms or _SYNONYMS.get(c, c.lower()) in terms}
     uid = root.find("uId")
     assert uid is not None
     report = Report(findings=sections.get("FINDINGS", ""), impression=sections.get("IMPRESSION", ""))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rayzero.reports import locations
 from rayzero.reports.clauses import split_clauses, split_statements
@@ -44,7 +45,7 @@ def extract_sentences(report: Report) -> tuple[Sentence, ...]:
     found: dict[str, Sentence] = {}
     for section in (report.findings, report.impression):
         for text in split_statements(section):
-            for sentence in _read(text):
+            for sentence in read_statement(text):
                 found.setdefault(sentence.text, sentence)
     stated = {(s.finding, s.location) for s in found.values() if s.status != "absent"}
     findings = {finding for finding, _ in stated}
@@ -61,7 +62,9 @@ def make_sentence(finding: str, status: Status, location: str = "") -> Sentence:
     return Sentence(text=text, status=status, finding=finding, location=location)
 
 
-def _read(text: str) -> list[Sentence]:
+@lru_cache(maxsize=1 << 14)  # reports repeat themselves: of 22,867 sentences in Open-I, 8,452 differ
+def read_statement(text: str) -> tuple[Sentence, ...]:
+    """The minimal sentences of one sentence of a report, as ``split_statements`` gives it."""
     sentences = [make_sentence(finding, "absent", place) for finding, place in normal_statements(text)]
     for clause in split_clauses(text):
         for statement in _statements(clause):
@@ -72,7 +75,7 @@ def _read(text: str) -> list[Sentence]:
             sentences.append(make_sentence(finding.name, statement.status, place))
             if finding.kind and statement.status != "absent":
                 sentences.append(make_sentence(finding.kind, statement.status))
-    return sentences
+    return tuple(sentences)
 
 
 def _is_vague(statement: _Statement, clause: str) -> bool:
