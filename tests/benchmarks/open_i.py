@@ -13,6 +13,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from rayzero.reports.layouts import open_i_report
 from rayzero.reports.open_i import OPEN_I
 from rayzero.studies.study import Report
 
@@ -21,11 +22,12 @@ _SYNONYMS = {"Atelectasis": "atelectases", "Infiltration": "infiltrate", "Pleura
 
 @dataclass(frozen=True)
 class LabelledReport:
-    """A report, its id ("CXR1") and its positive classes."""
+    """A report, its id ("CXR1"), its positive classes, and whether the collection has an image of it."""
 
     uid: str
     report: Report
     positives: frozenset[str]
+    illustrated: bool
 
     @property
     def held_out(self) -> bool:
@@ -51,14 +53,15 @@ def load_reports() -> tuple[LabelledReport, ...]:
     """All 3,955 reports in the order of the archive."""
     with tarfile.open(archive_path()) as archive:
         files = (archive.extractfile(member) for member in archive if member.name.endswith(".xml"))
-        return tuple(_parse(ElementTree.parse(file).getroot()) for file in files if file is not None)
+        return tuple(_parse(file.read()) for file in files if file is not None)
 
 
-def _parse(root: ElementTree.Element) -> LabelledReport:
-    sections = {element.get("Label"): element.text or "" for element in root.iter("AbstractText")}
+def _parse(xml: bytes) -> LabelledReport:
+    root = ElementTree.fromstring(xml)
     terms = "|".join(sorted((element.text or "").strip().lower() for element in root.iter("automatic")))
     positives = {c for c in OPEN_I if c.lower() in terms or _SYNONYMS.get(c, c.lower()) in terms}
     uid = root.find("uId")
     assert uid is not None
-    report = Report(findings=sections.get("FINDINGS", ""), impression=sections.get("IMPRESSION", ""))
-    return LabelledReport(str(uid.get("id")), report, frozenset(positives))
+    return LabelledReport(
+        str(uid.get("id")), open_i_report(xml), frozenset(positives), root.find("parentImage") is not None
+    )
