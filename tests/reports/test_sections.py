@@ -50,12 +50,12 @@ _MIMIC = """                                 FINAL REPORT
 
  COMPARISON:  ___
 
- FINDINGS: 
+ FINDINGS:
 
  There is a small left pleural effusion.  No
  pneumothorax.  LUNGS: otherwise clear.
 
- IMPRESSION: 
+ IMPRESSION:
 
  Small left pleural effusion.
 """
