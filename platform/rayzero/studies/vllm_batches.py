@@ -6,8 +6,8 @@ the cheapest way to extract a whole corpus once; for a server that is running an
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,8 +19,6 @@ from rayzero.reports.extraction.answers import AnswerError, answer_schema, messa
 from rayzero.reports.extraction.base import ExtractionError, Outcome, Usage
 from rayzero.reports.extraction.styles import Style
 from rayzero.studies.study import Report
-
-_log = logging.getLogger(__name__)
 
 
 class VllmSettings(BaseModel):
@@ -63,16 +61,17 @@ class VllmBatches:
 
     def extract(self, reports: Mapping[str, Report], style: Style) -> Iterator[tuple[str, Outcome]]:
         """See ``Strategy.extract``: outcomes come in the order in which engines finish them."""
-        waiting = dict(reports)
+        waiting, spent = dict(reports), dict.fromkeys(reports, Usage())
         for attempt in range(self._settings.attempts):
             if not waiting:
                 return
             last = attempt + 1 == self._settings.attempts
             for key, outcome in self._run(waiting, style, seed=attempt):
+                spent[key] = _sum(spent[key], outcome.usage, retries=attempt)
                 if outcome.failure and not last:
                     continue
-                del waiting[key]
-                yield key, outcome
+                waiting.pop(key)
+                yield key, replace(outcome, usage=spent[key])
 
     def _run(self, reports: Mapping[str, Report], style: Style, *, seed: int) -> Iterator[tuple[str, Outcome]]:
         """One pass over ``reports``."""
@@ -105,6 +104,14 @@ class VllmBatches:
 
 
 _COUNTS = ("num_input_tokens", "num_generated_tokens")
+
+
+def _sum(one: Usage, two: Usage, *, retries: int) -> Usage:
+    return Usage(
+        prompt_tokens=one.prompt_tokens + two.prompt_tokens,
+        completion_tokens=one.completion_tokens + two.completion_tokens,
+        retries=retries,
+    )
 
 
 def request(row: Mapping[str, Any], settings: VllmSettings, style: Style, seed: int) -> dict[str, Any]:
