@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayzero.reports.open_i import OPEN_I, open_i_labels
@@ -107,7 +107,7 @@ def measure() -> dict[str, object]:
         "reports": {"held_out": sum(r.held_out for r in reports), "tuning": sum(not r.held_out for r in reports)},
         "rows": rows,
         "tuning": {"micro_f1": round(micro_f1(tuning), 4), "macro_f1": round(macro_f1(tuning), 4)},
-        "classes": [{**asdict(s), "f1": round(s.f1, 4), "kinds": dict(sorted(s.kinds.items()))} for s in held_out],
+        "classes": [{**vars(s), "f1": round(s.f1, 4), "kinds": dict(sorted(s.kinds.items()))} for s in held_out],
     }
 
 

@@ -86,6 +86,7 @@ def test_what_rules_had_to_write_is_in_the_quarantine_table(lake: Lake) -> None:
 def test_a_failed_extraction_leaves_the_lake_in_force(lake: Lake) -> None:
     with serve() as chat:
         chat.script.append(401)
+        chat.default = ANSWER
         settings = EndpointSettings(base_url=chat.url, model="m", concurrency=1)
         with pytest.raises(ExtractionError, match="HTTP 401"):
             rewrite_sentences(lake, lake.url, Endpoint(settings), STYLES["minimal"])

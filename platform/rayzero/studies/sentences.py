@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import PurePosixPath
 from typing import Any, cast
@@ -133,7 +133,7 @@ def _write_card(out: str, generation: str, strategy: Strategy, style: Style, tal
     card = {
         "strategy": dict(strategy.identity),
         "style": {"name": style.name, "version": style.version},
-        "tally": asdict(tally),
+        "tally": {**vars(tally), "fallbacks": dict(tally.fallbacks)},
     }
     url = f"{generation_url(out, generation)}/extraction.json"
     try:
