@@ -63,5 +63,5 @@ def _parse(xml: bytes) -> LabelledReport:
     uid = root.find("uId")
     assert uid is not None
     return LabelledReport(
-        str(uid.get("id")), open_i_report(xml), frozenset(positives), root.find("parentImage") is not None
+        str(uid.get("id")), open_i_report(root), frozenset(positives), root.find("parentImage") is not None
     )

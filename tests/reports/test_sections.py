@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+
 import pytest
 
 from rayzero.reports.layouts import LayoutError, chexpert_plus_report, ct_rate_report, open_i_report
@@ -171,10 +173,8 @@ def test_open_i_file() -> None:
     <AbstractText Label="COMPARISON">None.</AbstractText><AbstractText Label="INDICATION"/>
     <AbstractText Label="FINDINGS">Clear lungs &amp; heart.</AbstractText><AbstractText Label="IMPRESSION"/>
     </Abstract></Article></MedlineCitation></eCitation>"""
-    report = open_i_report(xml)
+    report = open_i_report(ElementTree.fromstring(xml))
     assert (report.findings, report.impression) == ("Clear lungs & heart.", "")
     assert report.text == "COMPARISON: None.\n\nFINDINGS: Clear lungs & heart."
-    with pytest.raises(LayoutError, match="not XML"):
-        open_i_report(b"FINDINGS: none")
-    with pytest.raises(LayoutError, match="AbstractText"):
-        open_i_report(b"<eCitation/>")
+    with pytest.raises(LayoutError, match="'RESULTS'; known are COMPARISON"):
+        open_i_report(ElementTree.fromstring('<a><AbstractText Label="RESULTS"/></a>'))

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from rayzero.reports.sections import parse_report
 from rayzero.studies.study import Report
 
-_CT_RATE_SECTIONS = {
+CT_RATE_SECTIONS = {
     "INDICATION": "ClinicalInformation_EN",
     "TECHNIQUE": "Technique_EN",
     "FINDINGS": "Findings_EN",
     "IMPRESSION": "Impressions_EN",
 }
+"""Section -> column of CT-RATE\'s ``*_reports.csv``."""
 _OPEN_I_SECTIONS = ("COMPARISON", "INDICATION", "FINDINGS", "IMPRESSION")
 
 
@@ -24,18 +25,15 @@ class LayoutError(ValueError):
     """A row or file is not of the corpus's published layout."""
 
 
-def open_i_report(xml: bytes) -> Report:
-    """The report of one Open-I file (``ecgen-radiology/1.xml``). Raises LayoutError when it is not one."""
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
-        raise LayoutError(f"the file is not XML: {error}") from None
-    texts = {element.get("Label"): (element.text or "").strip() for element in root.iter("AbstractText")}
-    if not {"FINDINGS", "IMPRESSION"} <= texts.keys():
-        raise LayoutError(
-            "the file has no AbstractText elements labelled FINDINGS and IMPRESSION; is it an Open-I report?"
-        )
-    return _compose({name: texts.get(name, "") for name in _OPEN_I_SECTIONS})
+def open_i_report(root: ElementTree.Element) -> Report:
+    """The report of one parsed Open-I file (``ecgen-radiology/1.xml``). Raises LayoutError for an unknown section."""
+    sections: dict[str, str] = {}
+    for element in root.iter("AbstractText"):
+        label = element.get("Label", "")
+        if label not in _OPEN_I_SECTIONS:
+            raise LayoutError(f"AbstractText has Label {label!r}; known are {', '.join(_OPEN_I_SECTIONS)}")
+        sections[label] = " ".join("".join(element.itertext()).split())
+    return _compose({name: sections.get(name, "") for name in _OPEN_I_SECTIONS})
 
 
 def chexpert_plus_report(row: Mapping[str, str | None]) -> Report:
@@ -57,8 +55,8 @@ def ct_rate_report(row: Mapping[str, str | None]) -> Report:
 
     Raises LayoutError without the columns.
     """
-    _require(row, tuple(_CT_RATE_SECTIONS.values()), every=True)
-    return _compose({name: _cell(row, column) for name, column in _CT_RATE_SECTIONS.items()})
+    _require(row, tuple(CT_RATE_SECTIONS.values()), every=True)
+    return _compose({name: _cell(row, column) for name, column in CT_RATE_SECTIONS.items()})
 
 
 def _compose(sections: Mapping[str, str]) -> Report:
