@@ -27,8 +27,12 @@ from rayzero.config import Config, dump_yaml, load_config
 from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.study import Image, Study
+from rayzero.studies.volume_preprocess import VolumeGeometry, prepare_volume
 
 FORMAT_VERSION = 1
+
+AnyGeometry = Geometry | VolumeGeometry
+"""How a radiograph or a volume was laid on the encoder's input."""
 
 
 class BundleError(RuntimeError):
@@ -74,8 +78,14 @@ class Bundle:
         """Map logit above which a pixel counts as part of a finding, chosen on validation studies."""
         return float(self.card.get("map_threshold", 0.0))
 
-    def prepare(self, image: Image) -> tuple[np.ndarray[Any, np.dtype[np.float32]], Geometry]:
-        """``image`` as the encoder's input (1, R, R) in [0, 1], and the geometry that maps results back."""
+    def prepare(self, image: Image) -> tuple[Array, AnyGeometry]:
+        """``image`` as the encoder's input, and the geometry that maps results back to it.
+
+        A radiograph becomes (1, R, R) in [0, 1], a volume (1, Z, Y, X) in [-1, 1]. Raises ValueError for one where
+        the model reads the other.
+        """
+        if self.config.data.input == "volume":
+            return prepare_volume(image, self.config.data)
         return prepare(image, self.config.data, self.config.vision.resolution)
 
     def prepare_study(self, study: Study, frontal: Image, find: FindStudy) -> tuple[Array, list[bool], Geometry]:

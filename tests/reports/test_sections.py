@@ -106,7 +106,7 @@ def test_views_head_the_findings_only_where_nothing_else_does() -> None:
 
 def test_mimic_report_without_findings_or_impression_gives_its_last_paragraph() -> None:
     text = " INDICATION:  Cough.\n\n COMPARISON:  None.\n\n The lungs are clear.\n No effusion.\n"
-    assert parse_report(text).findings == "The lungs are clear.\n No effusion."
+    assert parse_report(text).findings == "The lungs are clear. No effusion."
     assert parse_report(" INDICATION:  Cough.\n\n COMPARISON:  None.\n").findings == ""
     assert parse_report("                FINAL REPORT\n The lungs are clear.\n").findings == "The lungs are clear."
 

@@ -34,6 +34,7 @@ _HEADING = re.compile(
 )
 _VIEWS = re.compile(r"\b(?:CHEST|RADIOGRAPHS?|X-?RAYS?|VIEWS?|PORTABLE|PA|AP|FRONTAL|LATERAL)\b")
 _SIMILAR = 0.86
+_PARAGRAPH = re.compile(r"\n\s*\n")
 _BANNER = re.compile(r"^\s*(?:FINAL REPORT|_{3,})\s*$", re.MULTILINE)
 
 
@@ -60,18 +61,18 @@ def split_sections(text: str) -> dict[str, str]:
 
 
 def parse_report(text: str) -> Report:
-    """``text`` with its findings and impression.
+    """``text`` with its findings and impression, as running text: lines joined, paragraphs kept apart.
 
     Without any heading the whole text is the findings. With headings but neither of the two, as in some 10,500 reports
     of MIMIC-CXR, the last paragraph is, unless it is a section of its own.
     """
     sections = split_sections(text)
     if not sections:
-        return Report(text=text, findings=_BANNER.sub("", text).strip())
+        return Report(text=text, findings=_joined(_BANNER.sub("", text)))
     findings, impression = sections.get("FINDINGS", ""), sections.get("IMPRESSION", "")
     if not findings and not impression:
         findings = _last_paragraph(text)
-    return Report(text=text, findings=findings, impression=impression)
+    return Report(text=text, findings=_joined(findings), impression=_joined(impression))
 
 
 def _name(match: re.Match[str]) -> str:
@@ -87,8 +88,12 @@ def _name(match: re.Match[str]) -> str:
 
 def _last_paragraph(text: str) -> str:
     """The last paragraph that no heading begins, or ""."""
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", _BANNER.sub("", text)) if part.strip()]
+    paragraphs = [part.strip() for part in _PARAGRAPH.split(_BANNER.sub("", text)) if part.strip()]
     if not paragraphs:
         return ""
     heading = _HEADING.match(paragraphs[-1])
     return "" if heading and _name(heading) else paragraphs[-1]
+
+
+def _joined(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in _PARAGRAPH.split(text) if part.strip())

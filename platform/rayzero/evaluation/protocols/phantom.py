@@ -78,7 +78,7 @@ def _counts(test: Scored, validation: Scored) -> dict[str, int]:
         "patients": len(set(test.patients)),
         "studies": len(scored),
         "images": len(test.images),
-        "studies_without_frontal": len(test.truth.studies) - len(scored),
+        "studies_not_scored": len(test.truth.studies) - len(scored),
         "findings": len(test.findings),
         "sentences": len(test.truth.sentences),
         "validation_images": len(validation.images),
