@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayzero.reports.extraction.answers import read_answer
+from rayzero.reports.extraction.answers import AnswerError, read_answer
 from rayzero.reports.extraction.base import ExtractionError, Outcome
 from rayzero.reports.extraction.endpoint import Endpoint, EndpointSettings
 from rayzero.reports.extraction.run import extract_all
@@ -46,14 +46,16 @@ def model() -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_a_real_model_held_to_the_schema_answers_in_sentences(chat: ChatServer) -> None:
+def test_a_real_model_held_to_the_schema_is_read_as_it_answers(chat: ChatServer) -> None:
     chat.script.extend([429, 500])  # both are repeated by the client before the model is reached
-    outcome = _one(_endpoint(chat, max_tokens=160))
-    body = chat.requests[-1]
-    text, prompt, completion = generate(body, obey_schema=True)
-    assert outcome.failure == "", outcome.detail
-    assert outcome.sentences == read_answer(text, MINIMAL) != ()
-    assert all(s.text.startswith("There ") for s in outcome.sentences)
+    outcome = _one(_endpoint(chat, max_tokens=160, attempts=1))
+    text, prompt, completion = generate(chat.requests[-1], obey_schema=True)
+    assert text.startswith('{"statements":')
+    try:
+        expected, failure = read_answer(text, MINIMAL), ""
+    except AnswerError:  # so small a model may not come to an end in 160 tokens
+        expected, failure = (), "answer refused"
+    assert (outcome.sentences, outcome.failure) == (expected, failure)
     assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == (prompt, completion)
     assert outcome.usage.retries == 2
     assert len(chat.requests) == 3
