@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rayzero.reports.mimic import parse_mimic_report
+from rayzero.reports.sections import parse_report
 from rayzero.studies.corpora import corpus, load
 from rayzero.studies.corpora.mimic import LABELS
 from rayzero.studies.errors import CorpusError
@@ -168,7 +168,7 @@ def test_a_missing_table_is_named(jpg: Path) -> None:
     [
         (" FINDINGS: one\n two.\n \n IMPRESSON: three.\n", "one two.", "three."),
         (" PA AND LATERAL VIEWS OF THE CHEST: one.\n", "one.", ""),
-        (" FINDINGS: lungs clear.\n BONES: intact.\n IMPRESSION:\n", "lungs clear.", ""),
+        (" FINDINGS: lungs clear.\n BONES: intact.\n IMPRESSION:\n", "lungs clear. BONES: intact.", ""),
         (
             " IMPRESSION: addendum.\n______________________________\n \n FINAL REPORT\n IMPRESSION: report.\n",
             "",
@@ -182,7 +182,7 @@ def test_a_missing_table_is_named(jpg: Path) -> None:
     ],
 )
 def test_reports_by_their_headings(text: str, findings: str, impression: str) -> None:
-    report = parse_mimic_report(text)
+    report = parse_report(text)
     assert (report.findings, report.impression, report.text) == (findings, impression, text)
 
 
