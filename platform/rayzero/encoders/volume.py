@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -117,7 +118,7 @@ class SliceEncoder(VisionEncoder):
             )
         slabs = pixels.squeeze(1).unflatten(1, (self.grid[0], _SLAB)).flatten(0, 1)
         tokens: Tensor = self.slices((slabs + 1) / 2)
-        return tokens[:, self.slices.num_prefix :].unflatten(0, (len(pixels), -1)).flatten(1, 2)
+        return tokens[:, self.slices.num_prefix :].reshape(len(pixels), -1, self.width)
 
     def save_definition(self, folder: Path) -> None:
         """Write the definition of the 2-D encoder; the rest follows from the shape of the volumes."""
@@ -132,7 +133,8 @@ def vit3d_size(encoder: str) -> ViT3DSize | None:
     definition = json.loads(marker.read_text()) if marker.is_file() else {}
     if definition.pop("architecture", "") != VIT3D:
         return None
-    return ViT3DSize(**{name: tuple(v) if isinstance(v, list) else v for name, v in definition.items()})
+    sizes = {name: int(definition[name]) for name in ("width", "depth", "heads")}
+    return ViT3DSize(**sizes, patch=_triple(definition["patch"]), base_grid=_triple(definition["base_grid"]))
 
 
 def build_vit3d(encoder: str, size: ViT3DSize, shape: tuple[int, int, int], *, normalised: bool) -> ViT3D:
@@ -148,6 +150,11 @@ def build_vit3d(encoder: str, size: ViT3DSize, shape: tuple[int, int, int], *, n
         except RuntimeError as error:
             raise ConfigError(f"vision.encoder={encoder!r}: {WEIGHTS} does not fit its definition: {error}") from None
     return network
+
+
+def _triple(values: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = values
+    return z, y, x
 
 
 def volume_positions(grid: tuple[int, int, int], width: int) -> Tensor:
