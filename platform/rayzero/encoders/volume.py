@@ -165,7 +165,9 @@ def volume_positions(grid: tuple[int, int, int], width: int) -> Tensor:
     """
     if width % 6:
         raise ConfigError(f"3-D position codes need a width that is a multiple of 6, got {width}")
-    frequency = 10000.0 ** (-torch.arange(width // 6) / (width // 6))
-    z, y, x = torch.meshgrid(*(torch.linspace(0, 1, size) for size in grid), indexing="ij")
+    # Real numbers even where an encoder is built on the meta device, to be filled with weights later.
+    frequency = 10000.0 ** (-torch.arange(width // 6, device="cpu") / (width // 6))
+    axes = (torch.linspace(0, 1, size, device="cpu") for size in grid)
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
     angles = [axis.unsqueeze(-1) * frequency for axis in (x, y, z)]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=-1)
