@@ -244,6 +244,11 @@ def test_a_lake_volume_becomes_an_example_and_a_batch(tmp_path: Path) -> None:
     assert made.pixels.shape == (1, 1, 6, 8, 16)
     assert made.pixels[0, 0].gt(0).nonzero().tolist() == [[2, 5, 7]]
     assert bool(torch.isfinite(build(tmp_path / "model").float().loss(made)["loss"]))
+    absent = Sentence(text="There is no mass", status="absent", finding="mass")
+    present = config.data.model_copy(update={"statuses": ("present",)})
+    for sentences, kept in (((*said, absent), ["There is edema"]), ((absent,), ["There is no mass"])):
+        row = examples_of([replace(study, sentences=sentences)], present, 64, lambda _: None)
+        assert row.column("sentences").to_pylist() == [kept]
     silent = examples_of([replace(study, sentences=())], config.data, 64, lambda _: None)
     with pytest.raises(ValueError, match="study s has no caption to align with"):
         collate(silent, tiny_text(tmp_path / "bert"), config.data, cached=False)
