@@ -97,6 +97,7 @@ class _VLCabs(torch.autograd.Function):
     def forward(ctx: Any, text: Tensor, tokens: Tensor, tau: Tensor, bias: Tensor | None, bounded: bool) -> Tensor:
         ctx.bounded = bounded
         problem = _problem(text, tokens, tau, bias, bounded)
+        cosines: Tensor
         cosines, norms = _engine(problem).forward(problem)
         ctx.save_for_backward(text, tokens, tau, bias, cosines, norms)
         return cosines
