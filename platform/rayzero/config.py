@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from yaml import YAMLError
 
 
+Intensity = Literal["voi", "minmax", "radzero", "carzero", "alta"]
+
+
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type, or out of range; the message names it and the remedy."""
 
@@ -34,7 +37,7 @@ class DataConfig(Settings):
     lake: str = Field("", description="Folder or URL of a Parquet lake written by jobs.ingest")
     cache: str = Field("", description="Folder or URL for cached features; empty is <storage>/cache")
     views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = ("frontal",)
-    intensity: Literal["voi", "minmax", "radzero"] = "voi"
+    intensity: Intensity = Field("voi", description="How stored values become [0, 1], see rayzero.studies.preprocess")
     geometry: Literal["stretch", "pad"] = "stretch"
     shuffle_window: int = Field(256, ge=1, description="Images held per worker to shuffle among")
 

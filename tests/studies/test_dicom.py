@@ -36,7 +36,7 @@ def test_real_film_reads_alike_in_both_codings() -> None:
     assert plain.sha256 == coded.sha256
     assert (plain.shape, plain.bits, plain.dtype, plain.view) == ((1955, 1841), 15, "uint16", "frontal")
     assert plain.spacing_mm == ()
-    assert plain.window == (32767 - 15000, 30000)
+    assert plain.window == (32767 - 14999.5, 29999)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 15, 16])
@@ -51,12 +51,12 @@ def test_polarity_is_inverted_about_the_stored_range(bits: int) -> None:
 
 def test_window_follows_the_polarity() -> None:
     image = read_radiograph(film_bytes(PhotometricInterpretation="MONOCHROME1", WindowCenter=1000, WindowWidth=500))
-    assert image.window == (3095, 500)
+    assert image.window == (4095 - 999.5, 499)
 
 
 @pytest.mark.parametrize(
     ("centre", "width", "expected"),
-    [(["40", "50"], ["100", "200"], (40, 100)), (40, 0, ()), (40, -5, ()), (None, None, ()), ("", "", ())],
+    [(["40", "50"], ["100", "200"], (39.5, 99)), (40, 0, ()), (40, -5, ()), (None, None, ()), ("", "", ())],
 )
 def test_window_is_the_first_that_has_a_width(centre: Any, width: Any, expected: tuple[float, ...]) -> None:
     given = {} if centre is None else {"WindowCenter": centre, "WindowWidth": width}
@@ -67,14 +67,14 @@ def test_rescale_moves_the_window_and_leaves_the_pixels() -> None:
     header = {"RescaleSlope": "0.5", "RescaleIntercept": "200", "WindowCenter": 700, "WindowWidth": 400}
     image = read_radiograph(film_bytes(**header))
     np.testing.assert_array_equal(image.array(), ramp())
-    assert image.window == (1000, 800)
+    assert image.window == ((699.5 - 200) / 0.5, 399 / 0.5)
 
 
 def test_negative_slope_cancels_monochrome1() -> None:
     header = {"RescaleSlope": "-1", "RescaleIntercept": "4095", "PhotometricInterpretation": "MONOCHROME1"}
     image = read_radiograph(film_bytes(WindowCenter=1095, WindowWidth=100, **header))
     np.testing.assert_array_equal(image.array(), ramp())
-    assert image.window == (3000, 100)
+    assert image.window == (4095 - 1094.5, 99)
 
 
 def test_modality_table_is_applied() -> None:

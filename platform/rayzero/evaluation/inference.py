@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 
 from rayzero.alignment.base import ImageFeatures, TextFeatures
 from rayzero.bundle import Bundle, load_bundle
+from rayzero.config import Intensity
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.metrics.grounding import box_share, first_peak, inside_any
 from rayzero.evaluation.metrics.segmentation import histograms
@@ -196,7 +197,7 @@ def _encode(bundle: Bundle, texts: Sequence[str]) -> list[TextFeatures]:
     return [bundle.encode_prompts(part) for part in _chunks(texts, _TEXT_BATCH)]
 
 
-def _thumbnail(image: Image, intensity: str) -> bytes:
+def _thumbnail(image: Image, intensity: Intensity) -> bytes:
     unit = PillowImage.fromarray(np.round(to_unit(image, intensity) * 255).astype(np.uint8))
     unit.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), PillowImage.Resampling.LANCZOS)
     file = io.BytesIO()

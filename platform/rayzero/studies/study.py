@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 View = Literal["frontal", "lateral", "other", "unknown", "volume"]
 Status = Literal["present", "uncertain", "absent"]
@@ -39,8 +39,12 @@ class Image:
     bits: int
     spacing_mm: tuple[float, ...] = ()
     sha256: str = ""
-    # Display window (centre, width) in stored values, or empty when the file gives none.
+    # Display window (centre, width) in stored values, or empty when the file gives none: black at centre - width/2,
+    # white at centre + width/2. ``curve`` has display values in [0, 1] at equal steps over it; empty is a line.
     window: tuple[float, ...] = ()
+    curve: tuple[float, ...] = field(default=(), repr=False)
+    # The file's values were mirrored about the range of ``bits`` to show air dark.
+    inverted: bool = False
 
     @classmethod
     def from_array(
@@ -52,6 +56,8 @@ class Image:
         bits: int,
         spacing_mm: Sequence[float] = (),
         window: Sequence[float] = (),
+        curve: Sequence[float] = (),
+        inverted: bool = False,
     ) -> Image:
         """Wrap ``array`` (uint8, uint16 or int16); the checksum covers the pixel bytes alone."""
         if array.dtype.name not in ("uint8", "uint16", "int16"):
@@ -66,6 +72,8 @@ class Image:
             bits=bits,
             spacing_mm=tuple(float(s) for s in spacing_mm),
             window=tuple(float(w) for w in window),
+            curve=tuple(float(value) for value in curve),
+            inverted=inverted,
             sha256=hashlib.sha256(data).hexdigest(),
         )
 
@@ -164,6 +172,8 @@ _IMAGE = pa.struct(
         pa.field("spacing_mm", pa.list_(pa.float32())),
         pa.field("window", pa.list_(pa.float32())),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("curve", pa.list_(pa.float32())),
+        pa.field("inverted", pa.bool_(), nullable=False),
     ]
 )
 _SENTENCE = pa.struct([(name, pa.string()) for name in ("text", "status", "finding", "location")])
@@ -221,7 +231,7 @@ def from_row(row: Mapping[str, Any]) -> Study:
 
 def image_from_row(row: Mapping[str, Any]) -> Image:
     """One element of a row's ``images`` as an ``Image``."""
-    tuples = {name: tuple(row.get(name) or ()) for name in ("shape", "spacing_mm", "window")}
+    tuples = {name: tuple(row.get(name) or ()) for name in ("shape", "spacing_mm", "window", "curve")}
     return Image(**{**row, **tuples})
 
 
