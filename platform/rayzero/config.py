@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from yaml import YAMLError
 
-
 Intensity = Literal["voi", "minmax", "radzero", "carzero", "alta"]
 
 

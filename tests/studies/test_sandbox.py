@@ -61,9 +61,8 @@ def test_memory_is_limited_and_the_process_goes_on() -> None:
 
 def test_time_is_limited_and_the_next_file_reads() -> None:
     slow = encode(dataset(np.zeros((8000, 8000), np.uint16)), uid.JPEGLosslessSV1)
-    with Sandbox(limits=Limits(wall_seconds=0.02)) as hurried:
-        with pytest.raises((StudyFileError, RuntimeError)):
-            hurried.read_image(slow)
+    with Sandbox(limits=Limits(wall_seconds=0.02)) as hurried, pytest.raises((StudyFileError, RuntimeError)):
+        hurried.read_image(slow)
     with Sandbox(limits=Limits(cpu_seconds=60)) as patient:
         assert patient.read_image(slow).shape == (8000, 8000)
 

@@ -35,7 +35,7 @@ _JPEG_2000 = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLo
 TRANSFER_SYNTAXES = frozenset(_NATIVE | _JPEG | _JPEG_LS | _JPEG_2000 | {uid.RLELossless})
 """The codings that are read."""
 
-DECODER_DEPENDENCIES = {syntax: ("numpy", "imagecodecs") for syntax in (*_JPEG, uid.RLELossless)}
+DECODER_DEPENDENCIES = dict.fromkeys((*_JPEG, uid.RLELossless), ("numpy", "imagecodecs"))
 """Part of pydicom's plugin interface."""
 
 _PLUGIN = "imagecodecs"

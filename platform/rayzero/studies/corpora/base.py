@@ -16,12 +16,13 @@ from typing import Protocol, cast, get_args
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.reports.sections import parse_report
 from rayzero.reports.sentences import extract_sentences
 from rayzero.studies.errors import CorpusError, StudyFileError
-from rayzero.studies.files import read_image
 from rayzero.studies.lake import Quarantined
+from rayzero.studies.sandbox import Limits, shared_sandbox
 from rayzero.studies.study import Image, Region, Split, Study
 
 
@@ -78,6 +79,8 @@ def unique(items: Iterable[StudyRef | Quarantined]) -> Iterator[StudyRef | Quara
 def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     """The study behind ``ref`` and what of it could not be read; None when no image reads.
 
+    Files are read in a confined process (``rayzero.studies.sandbox``). Raises CorpusError when the store is down.
+
     A missing or undecodable report is quarantined and the study kept with an empty one: it still serves image-only
     training and evaluation by labels.
     """
@@ -86,7 +89,7 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     images: list[Image] = []
     for file in ref.files:
         try:
-            images.append(read_image(_read(fs, base, file.path), name=file.image_id))
+            images.append(shared_sandbox().read_image(_read(fs, base, file.path), name=file.image_id))
         except StudyFileError as error:
             refused.append(_refusal(ref, file.path, error))
     if not images:
@@ -163,11 +166,20 @@ def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
     if path.startswith("/") or not full.startswith(posixpath.normpath(base) + "/"):
         raise StudyFileError("open", "the path leads outside the corpus folder")
     try:
+        size = fs.size(full)
+        if size > Limits().file_bytes:
+            raise StudyFileError("open", f"a file of {size:,} bytes is beyond {Limits().file_bytes:,}")
         data: bytes = fs.cat_file(full)
     except FileNotFoundError:
         raise StudyFileError("open", "the file does not exist") from None
-    except OSError as error:
-        raise StudyFileError("open", f"the file cannot be read: {error.strerror or error}") from error
+    except StudyFileError:
+        raise
+    except Exception as error:  # a store's client raises types of its own
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(fs, LocalFileSystem) or isinstance(error, PermissionError | IsADirectoryError):
+            raise StudyFileError("open", f"the file cannot be read: {reason}") from error
+        # Not the file's fault: the request has been repeated, see rayzero.studies.storage.
+        raise CorpusError(f"{fs.unstrip_protocol(full)} cannot be read now ({reason}); run this again later") from error
     return data
 
 
