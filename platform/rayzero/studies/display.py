@@ -53,10 +53,8 @@ def to_display(stored: np.ndarray[Any, Any], dataset: Dataset) -> Display:
     if len(curve) and negative:
         curve = 1 - curve
     falling = len(curve) > 0 and bool(curve[-1] < curve[0])
-    if len(curve):
-        rises = not falling
-    else:
-        rises = not negative  # a window rises with the value, and MONOCHROME1 shows it upside down
+    # A window rises with the value, and MONOCHROME1 shows it upside down.
+    rises = not falling if len(curve) else not negative
     # A negative slope turns the direction once more. What falls with the stored value shows air bright.
     inverted = rises != (slope > 0)
     window: tuple[float, ...] = ()

@@ -34,7 +34,7 @@ from rayzero.config import nearest
 from rayzero.studies import storage  # noqa: F401  sets how object stores are opened
 from rayzero.studies.counts import count, empty_counts
 from rayzero.studies.errors import LakeError
-from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_row
+from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_table
 
 GROUP_STUDIES = 32
 GROUP_BYTES = 64 * 2**20
@@ -194,7 +194,7 @@ def write_part(url: str, generation: str, name: str, studies: Iterable[Study]) -
             pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False) as writer,
         ):
             for batch in _batches(studies):
-                writer.write_table(pa.Table.from_pylist([to_row(s) for s in batch], schema=SCHEMA))
+                writer.write_table(to_table(batch))
                 groups.append((batch[0].split, len(batch)))
                 digests.extend(_digest(study) for study in batch)
                 for study in batch:
