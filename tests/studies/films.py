@@ -17,10 +17,10 @@ from pydicom.encaps import encapsulate
 _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     uid.JPEGBaseline8Bit: lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95),
     uid.JPEGExtended12Bit: lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95, bitspersample=12),
-    uid.JPEGLossless: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=6, bitspersample=16),
-    uid.JPEGLosslessSV1: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=16),
+    uid.JPEGLossless: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=6),
+    uid.JPEGLosslessSV1: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1),
     uid.JPEGLSNearLossless: lambda pixels: imagecodecs.jpegls_encode(pixels, level=2),
-    uid.JPEG2000: lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=60, codecformat="j2k"),
+    uid.JPEG2000: lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=90, codecformat="j2k"),
     uid.HTJ2KLossless: lambda pixels: imagecodecs.htj2k_encode(pixels),
 }
 
@@ -115,6 +115,8 @@ def lut(kind: str, *, first: int, values: list[int], bits: int) -> Dataset:
     item = Dataset()
     item.LUTDescriptor, item.LUTData = [len(values), first, bits], values
     item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "US"
+    if len(values) >= 2**15:  # more than a US element holds
+        item.add_new("LUTData", "OW", np.array(values, "<u2").tobytes())
     item.LUTExplanation = f"{kind} of Dr Roe"
     if kind == "Modality":
         item.ModalityLUTType = "US"
