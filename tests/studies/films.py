@@ -20,7 +20,7 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     uid.JPEGLossless: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=6),
     uid.JPEGLosslessSV1: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1),
     uid.JPEGLSNearLossless: lambda pixels: imagecodecs.jpegls_encode(pixels, level=2),
-    uid.JPEG2000: lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=90, codecformat="j2k"),
+    uid.JPEG2000: lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=90, codecformat="j2k", bitspersample=12),
     uid.HTJ2KLossless: lambda pixels: imagecodecs.htj2k_encode(pixels),
 }
 
