@@ -119,17 +119,20 @@ def finding_bars(counts: Mapping[str, Mapping[str, int]]) -> list[FindingBar]:
 
 
 def thumbnails(lake: Lake) -> list[Thumbnail]:
-    """Studies at equal steps through the lake, one of a row group."""
+    """A dozen studies at equal steps through the lake; one row group is in memory at a time."""
     groups = lake.row_groups()
-    steps = np.unique(np.linspace(0, len(groups) - 1, min(_THUMBNAILS, len(groups))).round().astype(int))
-    drawn = []
-    for number, index in enumerate(steps):
-        group = groups[index]
-        wanted = (number * 7) % group.num_rows
-        study = next(study for row, study in enumerate(read_row_group(group)) if row == wanted)
-        image = next((image for image in study.images if len(image.shape) == 2), None)
-        if image is not None:
-            drawn.append(_thumbnail(study, image))
+    total = sum(group.num_rows for group in groups)
+    wanted = set(np.linspace(0, total - 1, min(_THUMBNAILS, total)).round().astype(int).tolist())
+    drawn, first = [], 0
+    for group in groups:
+        rows = range(first, first + group.num_rows)
+        first += group.num_rows
+        if wanted.isdisjoint(rows):
+            continue
+        for row, study in zip(rows, read_row_group(group), strict=True):
+            image = next((image for image in study.images if len(image.shape) == 2), None)
+            if row in wanted and image is not None:
+                drawn.append(_thumbnail(study, image))
     return drawn
 
 
