@@ -13,7 +13,8 @@ LIBRARY = ROOT / "platform" / "rayzero"
 
 # What each room of the library may import from the others; itself, ``config`` and the Study contract always.
 ROOMS = {
-    "studies": {"reports"},
+    "cluster": set(),
+    "studies": {"cluster", "reports"},
     "reports": set(),
     "phantom": set(),
     "ops": set(),
@@ -26,7 +27,7 @@ ROOMS = {
 CONTRACT = {"rayzero.studies", "rayzero.studies.study"}
 # Third-party packages that only some rooms may import.
 RESERVED = {
-    "ray": {"studies", "training", "evaluation", "jobs", "tune", "serve"},
+    "ray": {"cluster", "studies", "training", "evaluation", "jobs", "tune", "serve"},
     "deepspeed": {"training"},
     "gradio": {"ui"},
     "fastapi": {"serve"},

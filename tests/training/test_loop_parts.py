@@ -1,23 +1,19 @@
-"""The parts of training that need no cluster: order of data, schedule, parameter groups, batches, cache keys."""
+"""The parts of training that need no cluster: order of data, schedule, parameter groups, cache keys."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import torch
 
 from rayzero.alignment import registry
-from rayzero.config import DataConfig, TrainingConfig, load_config
-from rayzero.encoders.text import build_text
+from rayzero.config import DataConfig, load_config
 from rayzero.studies.errors import LakeError
-from rayzero.studies.examples import EXAMPLES, stacked, with_data
+from rayzero.studies.examples import stacked
 from rayzero.studies.lake import RowGroup, open_lake
 from rayzero.studies.loading import Source, lake_source, plan, read_examples
 from rayzero.training import engine
-from rayzero.training.batches import collate, text_id
 from rayzero.training.features import cache_key
 from tests.encoders.tiny import tiny_bert
 from tests.toys import toy_lake
@@ -86,16 +82,6 @@ def test_lake_rows_are_counted_as_images(tmp_path: Path) -> None:
         lake_source(lake, "train", DataConfig(views=("lateral",)), 64)
 
 
-def test_the_schedule_warms_up_and_decays_to_nothing() -> None:
-    training = TrainingConfig(lr=1.0, warmup_steps=4, steps=20)
-    rates = [engine.learning_rate(training, step) for step in range(21)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0
-    assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
-    assert rates[20] == pytest.approx(0)
-    assert engine.learning_rate(TrainingConfig(lr=1.0, schedule="constant"), 99) == 1.0
-
-
 def test_norms_biases_and_temperature_do_not_decay(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path)
     config = load_config(None, [f"text.encoder={folder}", "vision.resolution=64", "model.heads=2", "text.lr_scale=0.5"])
@@ -109,27 +95,6 @@ def test_norms_biases_and_temperature_do_not_decay(tmp_path: Path) -> None:
     assert decayed | still == {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any(name.startswith("vision") for name in decayed | still)
     assert {group["lr_scale"] for group in groups} == {1.0, 0.5}
-
-
-def test_a_batch_holds_each_sentence_once(tmp_path: Path) -> None:
-    said = [["There is edema", "There is a nodule"], ["There is a nodule"], []]
-    pixels = np.arange(3 * 4, dtype=np.float16).reshape(3, 1, 2, 2)
-    base = pa.Table.from_pylist(
-        [
-            {"study_id": str(i), "image_id": str(i), "data": b"", "shape": [], "sentences": s, "labels": []}
-            for i, s in enumerate(said)
-        ],
-        schema=EXAMPLES,
-    )
-    text = build_text(load_config(None, [f"text.encoder={tiny_bert(tmp_path)}"]).text)
-    batch = collate(with_data(base, pixels), text, cached=False)
-    assert batch.positives.tolist() == [[True, True], [True, False], [False, False]]
-    assert batch.text_ids.tolist() == [text_id("There is a nodule"), text_id("There is edema")]
-    assert batch.pixels is not None
-    assert batch.features is None
-    torch.testing.assert_close(batch.pixels, torch.from_numpy(pixels.astype(np.float32)))
-    with pytest.raises(ValueError, match="has a sentence"):
-        collate(with_data(base, pixels).slice(2), text, cached=False)
 
 
 def test_cached_features_are_shared_exactly_when_they_are_the_same(tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def test_a_driver_killed_midway_resumes_to_the_same_loss(finished: TrainingResul
     environment = {**os.environ, "RAY_ADDRESS": ""}
     first = subprocess.Popen(command, cwd=repository, env=environment, start_new_session=True)
     deadline = time.monotonic() + 240
-    while not (root / "killed" / "checkpoint-00000004").exists() and time.monotonic() < deadline:
+    # Ray Train lists a checkpoint here once it is whole: one that is still being written is no place to go on from.
+    manifest = root / "killed" / "checkpoint_manager_snapshot.json"
+    while not (manifest.exists() and "checkpoint-" in manifest.read_text()) and time.monotonic() < deadline:
         assert first.poll() is None, "the run ended before it could be killed"
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGKILL)

@@ -18,12 +18,12 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
 from rayzero.alignment.base import AlignmentModel, Batch, ImageFeatures, TextFeatures
-from rayzero.alignment.registry import register
+from rayzero.alignment.registry import System, register
+from rayzero.alignment.texts import distinct_texts
 from rayzero.config import Config, Settings, validate
 from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
 from rayzero.encoders.transformer import Adapter, Block
 from rayzero.encoders.vision import VisionEncoder, build_vision
-from rayzero.ops.collectives import gather_rows
 from rayzero.ops.contrastive import multi_positive_nce
 from rayzero.ops.similarity_attention import vl_cabs
 
@@ -68,22 +68,16 @@ class RadZero(AlignmentModel):
         """The temperature tau (1,), kept in [0.01, 1] here because ZeRO undoes a clamp of the parameter itself."""
         return self.log_temperature.clamp(math.log(0.01), 0.0).exp()
 
-    def train(self, mode: bool = True) -> RadZero:
-        """Training mode for the trainable parts; a frozen encoder keeps its inference statistics."""
-        super().train(mode)
-        for encoder in (self.vision, self.text):
-            if not any(parameter.requires_grad for parameter in encoder.parameters()):
-                encoder.eval()
-        return self
-
-    def encode_image(self, pixels: Tensor | None = None, *, features: Tensor | None = None) -> ImageFeatures:
+    def encode_image(
+        self, pixels: Tensor | None = None, *, features: Tensor | None = None, present: Tensor | None = None
+    ) -> ImageFeatures:
         """Unit tokens (B, N, D); ``pooled`` (B, D) is their mean, CLS included where the encoder has one.
 
         The first ``num_prefix`` tokens (CLS) take part in the attention but not in the map; they are kept in
         ``tokens`` in front, and ``grid`` covers the rest.
         """
-        if (pixels is None) == (features is None):
-            raise ValueError("encode_image takes either pixels or cached features")
+        if (pixels is None) == (features is None) or present is not None:
+            raise ValueError("encode_image takes single radiographs, either pixels or cached features")
         hidden = self.vision(pixels) if features is None else features.to(self.norm.weight.dtype)
         if self.adapter is not None:
             hidden = self.adapter(hidden)
@@ -106,15 +100,20 @@ class RadZero(AlignmentModel):
         scores = torch.einsum("td,bnd->btn", text.pooled, patches) / self.temperature
         return scores.reshape(*scores.shape[:2], *image.grid)
 
-    def loss(self, batch: Batch, group: ProcessGroup | None = None) -> dict[str, Tensor]:
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        """Unit image tokens (B, N, D) and unit sentence vectors (U, D)."""
+        image = self.encode_image(batch.pixels, features=batch.features, present=batch.present)
+        return {"tokens": image.tokens, "queries": self.encode_text(batch.texts).pooled}
+
+    def objective(
+        self, represented: dict[str, Tensor], batch: Batch, group: ProcessGroup | None = None
+    ) -> dict[str, Tensor]:
         """Multi-positive NCE over the group's images and distinct sentences (section 3.4).
 
         Images stay where they are: only the sentence vectors, a thousandth of the bytes, are gathered.
         """
-        image = self.encode_image(batch.pixels, features=batch.features)
-        text = self.encode_text(batch.texts)
-        queries, positives = _distinct_texts(text.pooled, batch, group)
-        logits = vl_cabs(queries, image.tokens, self.temperature) / self.temperature
+        queries, positives = distinct_texts(represented["queries"], batch, group)
+        logits = vl_cabs(queries, represented["tokens"], self.temperature) / self.temperature
         loss = multi_positive_nce(logits, positives, balanced=self.balanced, group=group)
         return {"loss": loss, "temperature": self.temperature.detach().squeeze()}
 
@@ -125,23 +124,9 @@ def _unit(rows: Tensor) -> Tensor:
     return F.normalize(wide, dim=-1, eps=1e-12)
 
 
-def _distinct_texts(queries: Tensor, batch: Batch, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
-    """The group's distinct sentences (T, D) in one order on all processes, and local positives (B, T)."""
-    everyone = gather_rows(queries, group)
-    ids = gather_rows(batch.text_ids, group)
-    distinct, inverse = torch.unique(ids, return_inverse=True)
-    first = torch.full_like(distinct, ids.numel()).scatter_reduce_(
-        0, inverse, torch.arange(ids.numel(), device=ids.device), reduce="amin"
-    )
-    columns = torch.searchsorted(distinct, batch.text_ids)
-    positives = batch.positives.new_zeros((batch.positives.shape[0], distinct.numel()))
-    positives[:, columns] = batch.positives
-    return everyone[first], positives
-
-
 def _build(config: Config) -> RadZero:
     settings = validate(RadZeroSettings, config.model, where="model")
     return RadZero(build_vision(config.vision), build_text(config.text), settings)
 
 
-register("radzero", RadZeroSettings, _build)
+register("radzero", System(RadZeroSettings, _build))

@@ -8,26 +8,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import rayzero.alignment
-from rayzero.alignment.base import AlignmentModel
-from rayzero.config import Config, ConfigError, Settings, nearest, validate
+from rayzero.alignment.base import AlignmentModel, PretrainingModel
+from rayzero.config import Config, ConfigError, Input, Settings, nearest, validate
 
 
 @dataclass(frozen=True)
 class System:
-    """A registered system: the settings it reads from ``model.*`` and what builds it from a run's config."""
+    """A registered system: the settings it reads from ``model.*`` and what builds it from a run's config.
+
+    ``inputs`` are the values of ``data.input`` that it reads. ``needs_pixels``: its loss reads the images themselves,
+    beside cached features.
+    """
 
     settings: type[Settings]
-    build: Callable[[Config], AlignmentModel]
+    build: Callable[[Config], PretrainingModel]
+    inputs: tuple[Input, ...] = ("radiograph",)
+    needs_pixels: bool = False
 
 
 _SYSTEMS: dict[str, System] = {}
 
 
-def register(name: str, settings: type[Settings], build: Callable[[Config], AlignmentModel]) -> None:
+def register(name: str, system: System) -> None:
     """Make a system known under ``name``. Raises ValueError when the name is taken."""
     if name in _SYSTEMS:
         raise ValueError(f"two systems are registered as {name!r}")
-    _SYSTEMS[name] = System(settings, build)
+    _SYSTEMS[name] = system
 
 
 def system_names() -> list[str]:
@@ -36,26 +42,40 @@ def system_names() -> list[str]:
     return sorted(_SYSTEMS)
 
 
-def resolve(config: Config) -> Config:
-    """``config`` with ``model`` checked against its system and filled with that system's defaults.
-
-    Raises ConfigError for an unknown system or an unknown ``model.*`` setting.
-    """
-    settings = validate(_system(config).settings, config.model, where="model")
-    return config.model_copy(update={"model": settings.model_dump(mode="json")})
-
-
-def build(config: Config) -> AlignmentModel:
-    """The model that ``config`` describes, its encoders loaded."""
-    return _system(config).build(resolve(config))
-
-
-def _system(config: Config) -> System:
+def find_system(config: Config) -> System:
+    """The system that ``config`` names. Raises ConfigError for an unknown one, with the nearest name."""
     _discover()
     try:
         return _SYSTEMS[config.system]
     except KeyError:
         raise ConfigError(f"unknown system={config.system!r}: {nearest(config.system, list(_SYSTEMS))}") from None
+
+
+def resolve(config: Config) -> Config:
+    """``config`` with ``model`` checked against its system and filled with that system's defaults.
+
+    Raises ConfigError for an unknown system, an unknown ``model.*`` setting, or an input that it does not read.
+    """
+    system = find_system(config)
+    if config.data.input not in system.inputs:
+        raise ConfigError(
+            f"data.input={config.data.input}: {config.system} reads {' or '.join(system.inputs)}; set data.input so"
+        )
+    settings = validate(system.settings, config.model, where="model")
+    return config.model_copy(update={"model": settings.model_dump(mode="json")})
+
+
+def build(config: Config) -> PretrainingModel:
+    """The model that ``config`` describes, its encoders loaded."""
+    return find_system(config).build(resolve(config))
+
+
+def build_zero_shot(config: Config) -> AlignmentModel:
+    """``build`` for a system that answers queries. Raises ConfigError for one that only pretrains."""
+    model = build(config)
+    if not isinstance(model, AlignmentModel):
+        raise ConfigError(f"system={config.system!r} pretrains encoders and answers no queries; align it with alta")
+    return model
 
 
 def _discover() -> None:

@@ -10,6 +10,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 
 import pydicom
 from pydicom import uid
@@ -60,7 +61,7 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
     the file gives none that can be trusted; ``window`` is in the units of ``pixels``. ``image_id`` defaults to
     ``radiograph``. Raises StudyFileError.
     """
-    dataset = _parse(data)
+    dataset = parse(data, ATTRIBUTES)
     _check_header(dataset)
     shown = to_display(decode(dataset), dataset)
     return Image.from_array(
@@ -75,13 +76,18 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
     )
 
 
-def _parse(data: bytes) -> FileDataset:
-    """The listed attributes of the file; the rest of the header is skipped."""
+def view_named(text: str) -> View | None:
+    """The view that a ViewPosition, or the meaning of a view code, stands for; None when it is not a known one."""
+    return _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
+
+
+def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
+    """The listed ``attributes`` of the file; the rest of the header is skipped. Raises StudyFileError."""
     try:
         _check_inflated_size(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(ATTRIBUTES))
+            dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(attributes))
             # Elements are converted on access: touch each here, so that a damaged one is an error of this stage.
             for element in dataset:
                 _ = element.value
@@ -109,11 +115,7 @@ def _check_inflated_size(data: bytes) -> None:
 
 def _check_header(dataset: FileDataset) -> None:
     """Refuse all that is not one grey radiograph of a sane size in a known coding."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
-        raise StudyFileError("header", "the file names no transfer syntax")
-    if syntax not in TRANSFER_SYNTAXES:
-        raise StudyFileError("header", f"transfer syntax {uid.UID(syntax).name} ({syntax}) is not supported")
+    check_syntax(dataset)
     sop_class = dataset.get("SOPClassUID")
     if sop_class and sop_class not in _SOP_CLASSES:
         raise StudyFileError("header", f"the file holds {uid.UID(sop_class).name}, not a radiograph")
@@ -131,10 +133,20 @@ def _check_header(dataset: FileDataset) -> None:
         raise StudyFileError("header", f"the pixels are {photometric}; a radiograph is MONOCHROME1 or MONOCHROME2")
     if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES":
         raise StudyFileError("header", "BurnedInAnnotation is YES: text in the pixels may identify the patient")
-    _check_layout(dataset)
+    check_layout(dataset)
 
 
-def _check_layout(dataset: Dataset) -> None:
+def check_syntax(dataset: FileDataset) -> None:
+    """Refuse a coding of the pixels that nothing here decodes."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise StudyFileError("header", "the file names no transfer syntax")
+    if syntax not in TRANSFER_SYNTAXES:
+        raise StudyFileError("header", f"transfer syntax {uid.UID(syntax).name} ({syntax}) is not supported")
+
+
+def check_layout(dataset: Dataset) -> None:
+    """Refuse a size beyond ``MAX_PIXELS``, and bits that do not fit their words."""
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise StudyFileError("header", f"an image of {rows}x{columns} is outside 1 to {MAX_PIXELS:,} pixels")
@@ -157,8 +169,5 @@ def _spacing(dataset: Dataset) -> tuple[float, ...]:
 def _view(dataset: Dataset) -> View:
     codes = dataset.get("ViewCodeSequence") or []
     meanings = [str(code.get("CodeMeaning", "")) for code in codes]
-    for text in [str(dataset.get("ViewPosition") or ""), *meanings]:
-        view = _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
-        if view:
-            return view
-    return "unknown"
+    named = (view_named(text) for text in [str(dataset.get("ViewPosition") or ""), *meanings])
+    return next((view for view in named if view), "unknown")

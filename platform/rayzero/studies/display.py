@@ -42,7 +42,7 @@ class Display:
 def to_display(stored: np.ndarray[Any, Any], dataset: Dataset) -> Display:
     """``stored`` (H, W) as the header of ``dataset`` says to show it. Raises StudyFileError."""
     bits = int(dataset.BitsStored)
-    _check_range(stored, bits)
+    check_range(stored, bits)
     slope, intercept = 1.0, 0.0
     if "ModalityLUTSequence" in dataset:
         stored, bits = _look_up(stored, dataset)
@@ -113,7 +113,7 @@ def _look_up(stored: np.ndarray[Any, Any], dataset: Dataset) -> tuple[np.ndarray
     if not 1 <= bits <= 16:
         raise StudyFileError("pixels", f"the modality LUT states {bits} bits an entry; 1 to 16 are supported")
     values = values.astype(np.uint8 if bits <= 8 else np.uint16)
-    _check_range(values, bits)
+    check_range(values, bits)
     return values, bits
 
 
@@ -127,7 +127,8 @@ def _rescale(dataset: Dataset) -> tuple[float, float]:
     return (slope[0] if slope else 1.0), (intercept[0] if intercept else 0.0)
 
 
-def _check_range(stored: np.ndarray[Any, Any], bits: int) -> None:
+def check_range(stored: np.ndarray[Any, Any], bits: int) -> None:
+    """Refuse values beyond the range of ``bits``. Raises StudyFileError."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.dtype == np.int16 else (0, 2**bits - 1)
     seen_low, seen_high = int(stored.min()), int(stored.max())
     if seen_low < low or seen_high > high:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ import ray
 
 from rayzero import __version__
 from rayzero.cluster import join
+from rayzero.studies import leakage
 from rayzero.studies.corpora import StudyRef, corpus, load, unique
 from rayzero.studies.errors import CorpusError, LakeError
 from rayzero.studies.journal import Journal
@@ -66,13 +67,15 @@ class Progress:
 class Ingested:
     """The lake that was written, what was refused, and the ``seconds`` that reading and writing took.
 
-    ``resumed_images`` were there from before an interruption.
+    ``resumed_images`` were there from before an interruption. ``excluded`` counts the studies that were left out for
+    each evaluation set to keep apart.
     """
 
     lake: Lake
     quarantined: tuple[Quarantined, ...]
     seconds: float
     resumed_images: int = 0
+    excluded: Mapping[str, int] = field(default_factory=dict)
 
 
 def ingest(
@@ -82,20 +85,26 @@ def ingest(
     *,
     limit: int | None = None,
     cpus: int | None = None,
+    exclude: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Ingested:
     """Write the studies of ``corpus_name`` under ``root`` as the lake at ``lake``, replacing what is there.
 
     ``limit`` takes the first so many studies. ``cpus`` bounds the tasks that run at once (default: all the CPUs of
-    the cluster). Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was there
-    stays in force until all is written. The same call after an interruption continues.
+    the cluster). ``exclude`` names evaluation sets whose patients stay out of train and validation, see
+    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was
+    there stays in force until all is written. The same call after an interruption continues.
     """
     root_url, lake_url = normal_url(root), normal_url(lake)
     refs, refused = plan(corpus_name, root_url, limit=limit)
-    chunks = {f"part-{index:05d}.parquet": chunk for index, chunk in enumerate(chunked(refs, _part_size(len(refs))))}
     if not ray.is_initialized():
         join(cpus=cpus, log_to_driver=False)
     workers = cpus or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    excluded: Mapping[str, int] = {}
+    if exclude:
+        refs, leaks, excluded = leakage.exclude(corpus_name, root_url, refs, exclude, workers=workers)
+        refused += leaks
+    chunks = {f"part-{index:05d}.parquet": chunk for index, chunk in enumerate(chunked(refs, _part_size(len(refs))))}
     journal = Journal.open(lake_url, _digest(corpus_name, root_url, refs, refused))
     done = {name: entry for name, entry in journal.finished().items() if name in chunks}
     start = time.monotonic()
@@ -109,7 +118,7 @@ def ingest(
     refused += [entry for _, entries in ordered for entry in entries]
     written = commit_lake(lake_url, journal.generation, [part for part, _ in ordered], refused)
     journal.close()
-    return Ingested(written, tuple(refused), seconds, counter.resumed_images)
+    return Ingested(written, tuple(refused), seconds, counter.resumed_images, excluded)
 
 
 def plan(corpus_name: str, root: str, *, limit: int | None = None) -> tuple[list[StudyRef], list[Quarantined]]:
@@ -171,8 +180,13 @@ def _part_size(total: int) -> int:
 def _digest(corpus_name: str, root: str, refs: Sequence[StudyRef], refused: Sequence[Quarantined]) -> str:
     """What a part depends on, less the files themselves: an ingest with another digest is another ingest."""
     digest = hashlib.sha256(repr((corpus_name, root, __version__, SCHEMA_VERSION)).encode())
-    for item in (*refs, *refused):
-        digest.update(repr(item).encode())
+    for ref in refs:
+        values = [getattr(ref, item.name) for item in fields(ref)]
+        # A function's own text names an address, which differs from process to process.
+        plain = [getattr(v, "__qualname__", None) or (dict(v) if isinstance(v, Mapping) else v) for v in values]
+        digest.update(repr(plain).encode())
+    for entry in refused:
+        digest.update(repr(entry).encode())
     return digest.hexdigest()
 
 

@@ -8,10 +8,9 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ import ray
 
 from rayzero.config import DataConfig
 from rayzero.studies.errors import LakeError
-from rayzero.studies.examples import EXAMPLES, examples_of
+from rayzero.studies.examples import EXAMPLES, admitted_views, examples_of
 from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
+from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
 from rayzero.studies.study import Split
 
 # Windows that are read together; two bursts are held at a time.
@@ -32,7 +32,8 @@ _BURST = 4
 class Source:
     """Row groups to stream: of a lake, whose studies are prepared on the way, or of examples already prepared.
 
-    ``num_rows`` of each row group counts the examples that it yields.
+    ``num_rows`` of each row group counts the examples that it yields. ``priors`` tells where their prior studies
+    are, when examples are studies.
     """
 
     row_groups: tuple[RowGroup, ...]
@@ -40,6 +41,12 @@ class Source:
     data: DataConfig
     resolution: int
     prepared: bool
+    priors: PriorGroups = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """Examples of one epoch."""
+        return sum(group.num_rows for group in self.row_groups)
 
 
 @dataclass(frozen=True)
@@ -56,22 +63,26 @@ def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int) -> 
 
     Raises LakeError when the split has no image of the views that ``data.views`` asks for.
     """
+    views = admitted_views(data)
+    groups = lake.row_groups([split])
     counted = []
-    for row_group in lake.row_groups([split]):
+    for row_group in groups:
         rows = read_parquet_group(row_group, ["images.list.element.view"]).column("images").to_pylist()
-        images = sum(image["view"] in data.views for row in rows for image in row)
+        images = sum(image["view"] in views for row in rows for image in row)
         if images:
             counted.append(replace(row_group, num_rows=images))
     if not counted:
-        raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(data.views)} image; see data.views")
-    return Source(tuple(counted), split, data, resolution, prepared=False)
+        raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(views)} image; see data.views and data.input")
+    priors = link_priors(lake, groups) if data.input == "study" else {}
+    return Source(tuple(counted), split, data, resolution, prepared=False, priors=priors)
 
 
 def read_examples(source: Source, row_group: RowGroup) -> pa.Table:
     """The examples of one row group."""
     if source.prepared:
         return read_parquet_group(row_group, EXAMPLES.names)
-    return examples_of(read_row_group(row_group), source.data, source.resolution)
+    studies = list(read_row_group(row_group))
+    return examples_of(studies, source.data, source.resolution, PriorFinder(source.priors, studies))
 
 
 def plan(source: Source, *, rank: int, world_size: int, seed: int, skip: int, rows: int) -> list[Window]:
@@ -103,23 +114,17 @@ def plan(source: Source, *, rank: int, world_size: int, seed: int, skip: int, ro
 
 
 def stream(
-    source: Source, *, rank: int, world_size: int, seed: int, batch_size: int, first_batch: int, num_batches: int
+    source: Source, *, rank: int, world_size: int, seed: int, skip: int, sizes: Sequence[int]
 ) -> Iterator[pa.Table]:
-    """``num_batches`` batches of ``batch_size`` examples for one process, from batch ``first_batch`` on."""
-    windows = plan(
-        source,
-        rank=rank,
-        world_size=world_size,
-        seed=seed,
-        skip=first_batch * batch_size,
-        rows=num_batches * batch_size,
-    )
+    """Batches of ``sizes`` examples for one process, after the ``skip`` examples that it has already used."""
+    if not sizes:
+        return
+    windows = plan(source, rank=rank, world_size=world_size, seed=seed, skip=skip, rows=sum(sizes))
     bursts = [windows[start : start + _BURST] for start in range(0, len(windows), _BURST)]
     # One burst is read while the one before it is trained on.
     with ThreadPoolExecutor(max_workers=1) as reader:
         following = reader.submit(_read_burst, source, bursts[0])
-        tables = _in_turn(reader, source, bursts, following)
-        yield from islice(_batches(tables, batch_size), num_batches)
+        yield from _batches(_in_turn(reader, source, bursts, following), sizes)
 
 
 def _in_turn(
@@ -156,16 +161,15 @@ def _read_burst(source: Source, windows: list[Window]) -> list[Any]:
     return references
 
 
-def _batches(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
-    """``tables`` cut and joined into tables of ``size`` rows; a last, smaller one is dropped."""
+def _batches(tables: Iterator[pa.Table], sizes: Sequence[int]) -> Iterator[pa.Table]:
+    """``tables`` cut and joined into tables of ``sizes`` rows; what is left over is dropped."""
     held: pa.Table | None = None
-    for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        start = 0
-        while held.num_rows - start >= size:
-            yield held.slice(start, size)
-            start += size
-        held = held.slice(start)
+    for size in sizes:
+        while held is None or held.num_rows < size:
+            table = next(tables)
+            held = table if held is None else pa.concat_tables([held, table])
+        yield held.slice(0, size)
+        held = held.slice(size)
 
 
 def _windows(row_groups: list[RowGroup], size: int) -> list[tuple[RowGroup, ...]]:

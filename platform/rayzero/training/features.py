@@ -19,14 +19,19 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
+from rayzero.alignment import registry
 from rayzero.config import Config
 from rayzero.encoders.vision import build_vision
-from rayzero.studies.examples import stacked, with_data
+from rayzero.studies.examples import stacked, with_features
 from rayzero.studies.lake import Lake, RowGroup
 from rayzero.studies.loading import Source, lake_source, read_examples
 from rayzero.studies.study import Split
 
 _ENCODE_BATCH = 16
+# The settings that decide what an encoder gets to see.
+_PREPARED = {
+    "input", "companions", "views", "intensity", "geometry", "volume_spacing_mm", "volume_shape", "hu_range"
+}  # fmt: skip
 
 
 def training_source(config: Config, lake: Lake, split: Split) -> Source:
@@ -50,8 +55,10 @@ def cache_root(config: Config) -> str:
 
 def cache_key(config: Config, lake: Lake, split: Split) -> str:
     """A name for the features of ``split``: equal exactly when the features are."""
-    data = config.data.model_dump(mode="json", include={"views", "intensity", "geometry"})
-    parts = [lake.fingerprint, split, config.vision.encoder, config.vision.resolution, data]
+    data = config.data.model_dump(mode="json", include=_PREPARED)
+    pixels = registry.find_system(config).needs_pixels
+    vision = config.vision.model_dump(mode="json", include={"encoder", "resolution", "normalised"})
+    parts = [lake.fingerprint, split, vision, data, pixels]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -86,18 +93,23 @@ class _Encoder:
 
     def __init__(self, config: Config, source: Source, folder: str) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoder = build_vision(config.vision).to(self.device).eval()
-        self.source = source
-        self.folder = folder
+        self.encoder = build_vision(config.vision, config.data).to(self.device).eval()
+        self.keep_pixels = registry.find_system(config).needs_pixels
+        self.config, self.source, self.folder = config, source, folder
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         index = int(batch["id"][0])
         examples = read_examples(self.source, self.source.row_groups[index])
         pixels = torch.from_numpy(stacked(examples))
-        chunks = [self.encoder(part.to(self.device)).half().cpu() for part in pixels.split(_ENCODE_BATCH)]
+        # Views of a study (B, V, 1, R, R) go through the encoder as radiographs.
+        views = pixels.flatten(0, -4) if self.config.data.input == "study" else pixels
+        chunks = [self.encoder(part.to(self.device)).half().cpu() for part in views.split(_ENCODE_BATCH)]
+        features = torch.cat(chunks).unflatten(0, pixels.shape[: pixels.ndim - views.ndim + 1])
         path = f"{self.folder}/part-{index:06d}.parquet"
         fs, target = fsspec.core.url_to_fs(path)
         with fs.open(target, "wb") as file:
-            pq.write_table(with_data(examples, torch.cat(chunks).numpy()), file, compression="zstd")
+            pq.write_table(
+                with_features(examples, features.numpy(), keep_pixels=self.keep_pixels), file, compression="zstd"
+            )
         return {"id": np.array([index]), "path": np.array([path]), "num_rows": np.array([examples.num_rows])}
