@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -136,7 +134,7 @@ def test_a_killed_ingest_is_continued(tmp_path: Path, after: str) -> None:
     deadline = time.monotonic() + 240
     while not list(target.glob(after)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     subprocess.run([*command, str(target)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     subprocess.run([*command, str(tmp_path / "undisturbed")], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
