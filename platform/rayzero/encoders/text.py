@@ -57,6 +57,11 @@ class TextEncoder(nn.Module):
         mask = tokens.mask.unsqueeze(-1).to(words.dtype)
         return (words * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9), words
 
+    def hidden_states(self, tokens: TokenBatch) -> tuple[Tensor, ...]:
+        """The embeddings and the output of every layer, each (T, L, C)."""
+        out = self.network(input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=True)
+        return tuple(out.hidden_states)
+
     def train_last(self, layers: int) -> None:
         """Freeze all but the last ``layers`` transformer layers. Raises ConfigError when there are fewer."""
         stack = self.network.encoder.layer

@@ -11,7 +11,12 @@ from rayzero.ops.collectives import gather_rows, shared_value, sum_over_processe
 
 
 def multi_positive_nce(
-    logits: Tensor, positives: Tensor, *, balanced: bool = False, group: ProcessGroup | None = None
+    logits: Tensor,
+    positives: Tensor,
+    *,
+    balanced: bool = False,
+    texts_on_rows: bool = False,
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """Multi-positive InfoNCE, both directions (RadZero spec, section 5).
 
@@ -24,6 +29,7 @@ def multi_positive_nce(
         balanced: weigh a pair by 1 / (images that its text is positive for), so that each text counts once. As
             published, each pair counts once, and a sentence that most reports say ("There is no pneumothorax")
             outweighs all rare findings together.
+        texts_on_rows: ``logits`` and ``positives`` are (T, B), this process's texts against all images of the group.
         group: processes that share the images by rows; every one holds the same T texts in the same order.
 
     Returns:
@@ -38,8 +44,13 @@ def multi_positive_nce(
             f"logits {tuple(logits.shape)} and positives {tuple(positives.shape)} ({positives.dtype}) "
             "must both be (B, T), positives boolean"
         )
-    images_of_text = sum_over_processes(positives.sum(dim=0), group)
-    if not bool(images_of_text.any()):
+    if texts_on_rows:
+        images_of_text = positives.sum(dim=1, keepdim=True)
+        pairs = sum_over_processes(images_of_text.sum(), group)
+    else:
+        images_of_text = sum_over_processes(positives.sum(dim=0), group)
+        pairs = images_of_text.sum()
+    if not bool(pairs):
         raise ValueError("no image has a sentence of its own in this batch: nothing to align")
     # Half of the dtype's range instead of -inf: a row without negatives then has loss 0 and gradient 0, not NaN.
     floor = torch.finfo(logits.dtype).min / 2
@@ -49,8 +60,9 @@ def multi_positive_nce(
     # log(exp p + exp s) - p = softplus(s - p)
     terms = F.softplus(image_side - logits) + F.softplus(text_side - logits)
     if balanced:
-        terms, total = terms / images_of_text.clamp(min=1), images_of_text.count_nonzero()
+        texts = images_of_text.count_nonzero()
+        terms, total = terms / images_of_text.clamp(min=1), sum_over_processes(texts, group) if texts_on_rows else texts
     else:
-        total = images_of_text.sum()
+        total = pairs
     share = terms.masked_fill(~positives, 0.0).sum() / (2 * total)
     return shared_value(share, group)
