@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from rayzero.ops.pairwise_attention import (
     pairwise_attention_maps,
     pairwise_attention_reference,
 )
-from rayzero.ops.pairwise_decoder import DecoderWeights, LayerWeights
+from rayzero.ops.pairwise_decoder import DecoderWeights, Fold, LayerWeights, cheapest_fold
 
 HEADS = 2
+FOLDS: tuple[Fold, ...] = get_args(Fold)
 
 
 def rows(*shape: int, seed: int) -> torch.Tensor:
@@ -57,7 +59,7 @@ def expanded(memory: torch.Tensor, mask: torch.Tensor, zeros: torch.Tensor) -> t
     slots=st.one_of(st.none(), st.integers(7, 97)),
     layers=st.integers(1, 3),
     head=st.sampled_from([(), (5,), (6, 4)]),
-    folded=st.booleans(),
+    fold=st.sampled_from(FOLDS),
     tile=st.sampled_from([1, 2000, 1 << 25]),
     seed=st.integers(0, 10_000),
 )
@@ -68,11 +70,11 @@ def test_equals_the_published_formula(
     slots: int | None,
     layers: int,
     head: tuple[int, ...],
-    folded: bool,
+    fold: Fold,
     tile: int,
     seed: int,
 ) -> None:
-    """Ragged words, masked (no slots) or filled up with zeros to a fixed number of slots; folded or not; any tiles."""
+    """Ragged words, masked (no slots) or filled up with zeros to a fixed number of slots; any form; any tiles."""
     length = torch.tensor(lengths[:memories])
     mask = torch.arange(int(length.max())) < length.unsqueeze(1)
     zeros = None if slots is None else slots - length
@@ -80,7 +82,7 @@ def test_equals_the_published_formula(
     weights = decoder(8, 6, layers, head, seed + 2)
     upstream = rows(memories, queries, seed=seed + 3).detach()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(op, "folds", lambda *_: folded)
+        patch.setattr(op, "cheapest_fold", lambda *_: fold)
         patch.setattr(op, "_TILE_ELEMENTS", tile)
         ours = pairwise_attention(memory, query, weights, HEADS, mask=mask, zeros=zeros)
         inputs = [memory, query, *weights.flat()]
@@ -92,12 +94,12 @@ def test_equals_the_published_formula(
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("fold", FOLDS)
 @pytest.mark.parametrize("zeros", [None, torch.tensor([3, 0])])
 def test_the_backward_pass_drops_what_the_forward_pass_dropped(
-    folded: bool, zeros: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+    fold: Fold, zeros: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(op, "folds", lambda *_: folded)
+    monkeypatch.setattr(op, "cheapest_fold", lambda *_: fold)
     monkeypatch.setattr(op, "_TILE_ELEMENTS", 1)
     memory, query, weights = rows(2, 3, 4, seed=0), rows(2, 4, seed=1), decoder(4, 3, 2, (3,), 2)
 
@@ -116,12 +118,12 @@ def test_the_backward_pass_leaves_the_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("fold", FOLDS)
 def test_dropout_of_collapsed_zeros_has_the_distribution_of_the_expanded_ones(
-    folded: bool, monkeypatch: pytest.MonkeyPatch
+    fold: Fold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mean and variance over draws, against the formula on 20 spelled-out zero tokens."""
-    monkeypatch.setattr(op, "folds", lambda *_: folded)
+    monkeypatch.setattr(op, "cheapest_fold", lambda *_: fold)
     weights = decoder(4, 3, 1, (), 5)
     memory, query, zeros = rows(1, 2, 4, seed=3).detach(), rows(1, 4, seed=4).detach(), torch.tensor([20])
     many = 20_000
@@ -136,7 +138,9 @@ def test_dropout_of_collapsed_zeros_has_the_distribution_of_the_expanded_ones(
     assert 0.95 < float(ours.std() / theirs.std()) < 1.05
 
 
-def test_maps_are_the_mean_attention_of_heads_and_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fold", FOLDS)
+def test_maps_are_the_mean_attention_of_heads_and_layers(fold: Fold, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "cheapest_fold", lambda *_: fold)
     memory, query, weights = rows(3, 5, 8, seed=0), rows(4, 8, seed=1), decoder(8, 6, 3, (5,), 2)
     _, expected = pairwise_attention_reference(memory, query, weights, HEADS)
     maps = pairwise_attention_maps(memory, query, weights, HEADS)
@@ -145,6 +149,15 @@ def test_maps_are_the_mean_attention_of_heads_and_layers(monkeypatch: pytest.Mon
     torch.testing.assert_close(maps.sum(dim=-1), torch.ones(3, 4, dtype=torch.float64))
     monkeypatch.setattr(op, "_TILE_ELEMENTS", 1)
     torch.testing.assert_close(pairwise_attention_maps(memory, query, weights, HEADS), expected, rtol=0, atol=1e-12)
+
+
+def test_each_form_is_taken_where_it_is_the_least_work() -> None:
+    """At the paper's size: 64 or 256 images, or 14 prompts, against patches; and short texts."""
+    assert cheapest_fold(256, 197, 768, 4) == "nothing"
+    assert cheapest_fold(64, 197, 768, 4) == "into_queries"
+    assert cheapest_fold(14, 197, 768, 4) == "into_queries"
+    assert cheapest_fold(64, 18, 768, 4) == "into_memory"
+    assert cheapest_fold(2000, 197, 768, 4) == "into_memory"
 
 
 def test_no_tensor_of_pairs_is_saved() -> None:

@@ -10,8 +10,8 @@ layers of cross-attention and feed-forward and ends in one number (CARZero spec,
 Everything after the first query projection belongs to the pair, 105 thousand saved numbers of it at the paper's size.
 Here the forward pass keeps none: the backward pass recomputes each tile with the random state it had, so dropout is the
 same. Empty word slots are equal keys and become one key that counts for all of them; the first query is projected
-once per query; query and output projections are folded into the keys and values where that costs less
-(reductions 1, 2, 3 and 5 of section 9).
+once per query; projections are folded into the keys or into the queries where that is less work (reductions 1, 2, 3
+and 5 of section 9).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from rayzero.ops.pairwise_decoder import DecoderWeights, Form, folds, hoist, score_tile
+from rayzero.ops.pairwise_decoder import DecoderWeights, Form, cheapest_fold, hoist, score_tile
 
 # Numbers that one tile holds for its backward pass: GEMMs of a few hundred rows, small beside the parameters.
 _TILE_ELEMENTS = 1 << 25
@@ -58,7 +58,7 @@ def pairwise_attention(
     """
     _check(memory, queries, weights, heads, mask, zeros)
     tokens, counts = _collapse(memory, mask, zeros)
-    form = Form(heads, dropout, folds(len(queries), *tokens.shape[1:], heads), zeros is not None)
+    form = Form(heads, dropout, cheapest_fold(len(queries), *tokens.shape[1:], heads), zeros is not None)
     start, first = hoist(queries, weights, form)
     scores: Tensor = _Pairs.apply(form, weights, counts, tokens, start, first, *weights.flat())
     return scores
@@ -73,13 +73,13 @@ def pairwise_attention_maps(
     Raises ValueError as ``pairwise_attention`` does.
     """
     _check(memory, queries, weights, heads, mask, None)
-    form = Form(heads, 0.0, folded=False, zeros=False)
+    form = Form(heads, 0.0, cheapest_fold(len(queries), *memory.shape[1:], heads), zeros=False)
     start, first = hoist(queries, weights, form)
     maps = queries.new_empty((len(memory), len(queries), memory.shape[1]))
     for rows, columns in _tiles(memory, queries, weights, heads):
         counts = None if mask is None else mask[rows].to(memory.dtype)
         seen: list[Tensor] = []
-        score_tile(memory[rows], start[columns], first[columns], counts, weights, form, seen)
+        score_tile(memory[rows], start[columns], first[..., columns, :], counts, weights, form, seen)
         maps[rows, columns] = torch.stack(seen).mean(dim=0)
     return maps
 
@@ -155,7 +155,7 @@ def _collapse(memory: Tensor, mask: Tensor | None, zeros: Tensor | None) -> tupl
 def _tiles(memory: Tensor, queries: Tensor, weights: DecoderWeights, heads: int) -> Iterator[tuple[slice, slice]]:
     """Runs of memories and of queries that cover all pairs, whose activations fit the budget."""
     (items, tokens, width), count, depth = memory.shape, len(queries), len(weights.layers)
-    pair = depth * (6 * width + 3 * len(weights.layers[0].expand) + heads * tokens)
+    pair = depth * ((6 + 2 * heads) * width + 3 * len(weights.layers[0].expand) + heads * tokens)
     pair += sum(3 * len(part[0]) for part in weights.head)
     item = (2 * depth + 2) * tokens * width
     columns = min(count, max(1, _TILE_ELEMENTS // pair))
@@ -202,7 +202,9 @@ class _Pairs(torch.autograd.Function):
             if form.dropout:
                 ctx.draws.append(_Draws(memory.device))
             part = None if counts is None else counts[rows]
-            scores[rows, columns] = score_tile(memory[rows], start[columns], first[columns], part, weights, form)
+            scores[rows, columns] = score_tile(
+                memory[rows], start[columns], first[..., columns, :], part, weights, form
+            )
         kind = memory.device.type
         ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         ctx.form, ctx.structure = form, weights
@@ -214,26 +216,18 @@ class _Pairs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         counts, memory, start, first, *flat = ctx.saved_tensors
         needed: list[bool] = list(ctx.needs_input_grad[3:])
-        sums = [
-            torch.zeros_like(t) if need else None for t, need in zip((memory, start, first, *flat), needed, strict=True)
-        ]
-        parameters = [t.detach().requires_grad_(need) for t, need in zip(flat, needed[3:], strict=True)]
-        weights = ctx.structure.like(parameters)
-        device_type, dtype, enabled = ctx.autocast
+        # Leaves of their own, so that each tile adds to their gradients as soon as it has them.
+        leaves = [t.detach().requires_grad_(n) for t, n in zip((start, first, *flat), needed[1:], strict=True)]
+        weights = ctx.structure.like(leaves[2:])
+        memory_grad = torch.zeros_like(memory)
         for index, (rows, columns) in enumerate(_tiles(memory, start, weights, ctx.form.heads)):
-            cuts = (rows, columns, columns)
-            parts = [
-                t[cut].detach().requires_grad_(n)
-                for t, cut, n in zip((memory, start, first), cuts, needed[:3], strict=True)
-            ]
+            tokens = memory[rows].detach().requires_grad_(needed[0])
+            part = None if counts is None else counts[rows]
             drawn: AbstractContextManager[None] = ctx.draws[index].again() if ctx.draws else nullcontext()
-            with torch.enable_grad(), torch.autocast(device_type, dtype, enabled), drawn:
-                part = None if counts is None else counts[rows]
-                scores = score_tile(*parts, part, weights, ctx.form)
-            wanted = [t for t in (*parts, *parameters) if t.requires_grad]
-            upstream = grads[0][rows, columns].to(scores.dtype)
-            found = iter(torch.autograd.grad(scores, wanted, upstream, allow_unused=True))
-            for place, total in enumerate(sums):
-                if total is not None and (gradient := next(found)) is not None:
-                    (total[cuts[place]] if place < 3 else total).add_(gradient)
-        return None, None, None, *sums
+            with torch.enable_grad(), torch.autocast(*ctx.autocast), drawn:
+                scores = score_tile(tokens, leaves[0][columns], leaves[1][..., columns, :], part, weights, ctx.form)
+            scores.backward(grads[0][rows, columns].to(scores.dtype))
+            if tokens.grad is not None:
+                memory_grad[rows] += tokens.grad
+        sums = [memory_grad, *(leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves)]
+        return None, None, None, *(total if need else None for total, need in zip(sums, needed, strict=True))
