@@ -1,9 +1,12 @@
-"""Word pieces become words: sums per word and over layers, zeros elsewhere, against a plain loop."""
+"""Word pieces become words: sums per word, zeros elsewhere, against a plain loop."""
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
+from tokenizers.models import BPE
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from rayzero.config import ConfigError
@@ -24,13 +27,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
     return TextEncoder(str(folder), max_tokens=32, pretrained=True).double().eval()
 
 
-def test_pieces_of_a_word_and_the_last_layers_are_summed(encoder: TextEncoder) -> None:
+def test_the_pieces_of_a_word_are_summed(encoder: TextEncoder) -> None:
     tokens = encoder.tokenize(SENTENCES)
-    hidden = encoder.hidden_states(tokens)
-    assert len(hidden) == 4
-    words = WordAggregation(encoder, 2)
-    ours, mask = words(hidden, tokens), words.mask(tokens)
-    pieces = hidden[-1] + hidden[-2]
+    pieces, words = encoder.layers(tokens, 2), WordAggregation(encoder)
+    ours, mask = words(pieces, tokens), words.mask(tokens)
     encoded = encoder.tokenizer(SENTENCES, padding=True)
     expected, counts = torch.zeros_like(ours), []
     for row in range(len(SENTENCES)):
@@ -51,6 +51,8 @@ def test_pieces_of_a_word_and_the_last_layers_are_summed(encoder: TextEncoder) -
     assert not bool(ours[~mask].any())
 
 
-def test_more_layers_than_there_are_is_refused(encoder: TextEncoder) -> None:
-    with pytest.raises(ConfigError, match=r"model\.text_layers=4: this text encoder has 3 layers"):
-        WordAggregation(encoder, 4)
+def test_other_tokenizers_are_refused(encoder: TextEncoder) -> None:
+    other = deepcopy(encoder)
+    other.tokenizer.backend_tokenizer.model = BPE()
+    with pytest.raises(ConfigError, match="has a BPE tokenizer"):
+        WordAggregation(other)

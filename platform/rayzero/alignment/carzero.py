@@ -43,7 +43,7 @@ class CARZeroSettings(Settings):
     head_widths: tuple[int, ...] = Field(
         (1024, 512, 256), description="Hidden widths of the scoring head; empty is the linear head of the paper's text"
     )
-    text_layers: int = Field(4, ge=1, description="Last hidden states of the text encoder that are summed")
+    text_layers: int = Field(4, ge=1, description="Last layers of the text encoder that are summed")
     word_slots: int | None = Field(
         None,
         ge=2,
@@ -127,7 +127,10 @@ class CARZero(AlignmentModel):
                 "lower the one or raise the other"
             )
         self.vision, self.text = vision, text
-        self.words = WordAggregation(text, settings.text_layers)
+        self.words, self.text_layers = WordAggregation(text), settings.text_layers
+        depth = int(text.network.config.num_hidden_layers)
+        if settings.text_layers > depth:
+            raise ConfigError(f"model.text_layers={settings.text_layers}: this text encoder has {depth} layers")
         self.slots, self.balanced = settings.word_slots, settings.balanced
         self.adapter = None if vision.width == text.width else Adapter(vision, text.width)
         self.decoder = SimilarityDecoder(text.width, settings)
@@ -147,7 +150,8 @@ class CARZero(AlignmentModel):
 
     def encode_text(self, tokens: TokenBatch) -> TextFeatures:
         """``tokens`` (T, L, D) are words, ``pooled`` (T, D) their mean: over the words, or over all published slots."""
-        words, mask = self.words(self.text.hidden_states(tokens), tokens), self.words.mask(tokens)
+        words = self.words(self.text.layers(tokens, self.text_layers), tokens)
+        mask = self.words.mask(tokens)
         count = mask.sum(dim=1, keepdim=True) if self.slots is None else self.slots
         return TextFeatures(pooled=words.sum(dim=1) / count, tokens=words, mask=mask)
 

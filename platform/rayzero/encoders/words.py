@@ -12,17 +12,14 @@ _CONTINUES = "##"
 
 
 class WordAggregation(nn.Module):
-    """Sums the pieces of each word and the last ``layers`` hidden states of a sentence encoder into word slots.
+    """Sums the vectors of a word's pieces into one slot; [CLS] and [SEP] are words.
 
-    [CLS] and [SEP] are words. The slot of each piece follows from the vocabulary alone, so that no token is visited
-    in a loop. Raises ConfigError for a tokenizer that is no WordPiece, or an encoder of fewer layers.
+    The slot of each piece follows from the vocabulary alone, so that no token is visited in a loop. Raises
+    ConfigError for a tokenizer that is no WordPiece.
     """
 
-    def __init__(self, encoder: TextEncoder, layers: int) -> None:
+    def __init__(self, encoder: TextEncoder) -> None:
         super().__init__()
-        depth = int(encoder.network.config.num_hidden_layers)
-        if layers > depth:
-            raise ConfigError(f"model.text_layers={layers}: this text encoder has {depth} layers")
         kind = type(encoder.tokenizer.backend_tokenizer.model).__name__
         if kind != "WordPiece":
             raise ConfigError(f"text.encoder has a {kind} tokenizer; words are put together from WordPiece alone")
@@ -30,7 +27,6 @@ class WordAggregation(nn.Module):
         continues = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.bool)
         for piece, number in vocabulary.items():
             continues[number] = piece.startswith(_CONTINUES)
-        self.layers = layers
         self.register_buffer("continues", continues, persistent=False)
 
     def mask(self, tokens: TokenBatch) -> Tensor:
@@ -38,9 +34,8 @@ class WordAggregation(nn.Module):
         starts = self._starts(tokens)
         return torch.arange(starts.shape[1], device=starts.device) < starts.sum(dim=1, keepdim=True)
 
-    def forward(self, hidden: tuple[Tensor, ...], tokens: TokenBatch) -> Tensor:
-        """Words (T, L, C), exact zeros in empty slots, from all hidden states, each (T, L, C)."""
-        pieces = torch.stack(hidden[-self.layers :]).sum(dim=0)
+    def forward(self, pieces: Tensor, tokens: TokenBatch) -> Tensor:
+        """Words (T, L, C) of piece vectors (T, L, C); empty slots are exact zeros."""
         pieces = pieces * tokens.mask.unsqueeze(-1).to(pieces.dtype)
         slot = self._starts(tokens).cumsum(dim=1) - 1
         return torch.zeros_like(pieces).scatter_add_(1, slot.unsqueeze(-1).expand_as(pieces), pieces)

@@ -29,7 +29,9 @@ from rayzero.studies.study import Split
 
 _ENCODE_BATCH = 16
 # The settings that decide what an encoder gets to see.
-_PREPARED = {"input", "companions", "views", "intensity", "geometry"}
+_PREPARED = {
+    "input", "companions", "views", "intensity", "geometry", "volume_spacing_mm", "volume_shape", "hu_range"
+}  # fmt: skip
 
 
 def training_source(config: Config, lake: Lake, split: Split) -> Source:
@@ -55,7 +57,8 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
     """A name for the features of ``split``: equal exactly when the features are."""
     data = config.data.model_dump(mode="json", include=_PREPARED)
     pixels = registry.find_system(config).needs_pixels
-    parts = [lake.fingerprint, split, config.vision.encoder, config.vision.resolution, data, pixels]
+    vision = config.vision.model_dump(mode="json", include={"encoder", "resolution", "normalised"})
+    parts = [lake.fingerprint, split, vision, data, pixels]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -90,7 +93,7 @@ class _Encoder:
 
     def __init__(self, config: Config, source: Source, folder: str) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoder = build_vision(config.vision).to(self.device).eval()
+        self.encoder = build_vision(config.vision, config.data).to(self.device).eval()
         self.keep_pixels = registry.find_system(config).needs_pixels
         self.config, self.source, self.folder = config, source, folder
 
