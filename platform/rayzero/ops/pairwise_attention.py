@@ -58,7 +58,7 @@ def pairwise_attention(
     """
     _check(memory, queries, weights, heads, mask, zeros)
     tokens, counts = _collapse(memory, mask, zeros)
-    form = Form(heads, dropout, cheapest_fold(len(queries), *tokens.shape[1:], heads), zeros is not None)
+    form = Form(heads, dropout, cheapest_fold(len(queries), tokens.shape[1], tokens.shape[2], heads), zeros is not None)
     start, first = hoist(queries, weights, form)
     scores: Tensor = _Pairs.apply(form, weights, counts, tokens, start, first, *weights.flat())
     return scores
@@ -73,7 +73,7 @@ def pairwise_attention_maps(
     Raises ValueError as ``pairwise_attention`` does.
     """
     _check(memory, queries, weights, heads, mask, None)
-    form = Form(heads, 0.0, cheapest_fold(len(queries), *memory.shape[1:], heads), zeros=False)
+    form = Form(heads, 0.0, cheapest_fold(len(queries), memory.shape[1], memory.shape[2], heads), zeros=False)
     start, first = hoist(queries, weights, form)
     maps = queries.new_empty((len(memory), len(queries), memory.shape[1]))
     for rows, columns in _tiles(memory, queries, weights, heads):
@@ -101,7 +101,7 @@ def pairwise_attention_reference(
     maps = []
 
     def split(rows: Tensor) -> Tensor:
-        return rows.unflatten(-1, (heads, width // heads)).transpose(1, 2)
+        return rows.reshape(*rows.shape[:-1], heads, width // heads).transpose(1, 2)
 
     for layer in weights.layers:
         query = F.layer_norm(x, (width,), layer.attention_norm, layer.attention_norm_bias)

@@ -143,7 +143,7 @@ def _attend_plain(
     """Multi-head attention (m, Q, D) of projected queries; fused unless its weights are asked for or dropped."""
 
     def split(rows: Tensor) -> Tensor:
-        return rows.unflatten(-1, (form.heads, -1)).transpose(1, 2)
+        return rows.reshape(*rows.shape[:-1], form.heads, -1).transpose(1, 2)
 
     key = split(F.linear(memory, layer.key, layer.key_bias))
     value = split(F.linear(memory, layer.value, layer.value_bias))
