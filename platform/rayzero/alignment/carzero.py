@@ -62,6 +62,9 @@ class SimilarityDecoder(nn.Module):
     Raises ConfigError when ``width`` is not a multiple of ``heads``.
     """
 
+    norm: nn.Parameter
+    norm_bias: nn.Parameter
+
     def __init__(self, width: int, settings: CARZeroSettings) -> None:
         super().__init__()
         if width % settings.heads:
