@@ -50,6 +50,10 @@ class DataConfig(Settings):
         "caption_sentences of them joined, or the report with its sentences shuffled",
     )
     caption_sentences: int = Field(5, ge=1)
+    statuses: tuple[Literal["present", "uncertain", "absent"], ...] = Field(
+        ("present", "uncertain", "absent"),
+        description="Which sentences of a study are its texts; one that has none of these keeps all of its own",
+    )
     views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = ("frontal",)
     intensity: Literal["voi", "minmax", "radzero"] = "voi"
     geometry: Literal["stretch", "pad"] = "stretch"

@@ -90,7 +90,7 @@ class Lake:
         for split in splits or ():
             if split not in self.splits:
                 raise LakeError(f"the lake at {self.url} has no split {split!r}; {nearest(split, self.splits)}")
-        folder = _generation_url(self.url, self.generation)
+        folder = generation_url(self.url, self.generation)
         return [
             RowGroup(f"{folder}/{part.name}", index, rows)
             for part in self.parts
@@ -108,7 +108,7 @@ class Lake:
 
     def quarantine(self) -> list[Quarantined]:
         """Everything that did not enter the lake."""
-        url = f"{_generation_url(self.url, self.generation)}/quarantine.parquet"
+        url = f"{generation_url(self.url, self.generation)}/quarantine.parquet"
         with fsspec.open(url, "rb") as file:
             return [Quarantined(**row) for row in pq.read_table(file).to_pylist()]
 
@@ -184,7 +184,7 @@ def write_part(url: str, generation: str, name: str, studies: Iterable[Study]) -
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("split", "corpus", "view", "total")}
     groups: list[tuple[str, int]] = []
     digests: list[str] = []
-    path = f"{_generation_url(url, generation)}/{name}"
+    path = f"{generation_url(url, generation)}/{name}"
     try:
         with (
             fsspec.open(path, "wb", auto_mkdir=True) as file,
@@ -220,7 +220,7 @@ def commit_lake(url: str, generation: str, parts: Iterable[Part], quarantined: I
     }
     root = normal_url(url)
     try:
-        with fsspec.open(f"{_generation_url(root, generation)}/quarantine.parquet", "wb", auto_mkdir=True) as file:
+        with fsspec.open(f"{generation_url(root, generation)}/quarantine.parquet", "wb", auto_mkdir=True) as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE), file)
         _replace(f"{root}/lake.json", json.dumps(card).encode())
     except OSError as error:
@@ -235,7 +235,8 @@ def normal_url(url: str) -> str:
     return str(fs.unstrip_protocol(path)).rstrip("/")
 
 
-def _generation_url(url: str, generation: str) -> str:
+def generation_url(url: str, generation: str) -> str:
+    """The folder of one generation's files."""
     return f"{url}/data/{generation}"
 
 
