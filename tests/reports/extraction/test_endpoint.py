@@ -48,12 +48,12 @@ def model() -> None:
 @pytest.mark.usefixtures("model")
 def test_a_real_model_held_to_the_schema_is_read_as_it_answers(chat: ChatServer) -> None:
     chat.script.extend([429, 500])  # both are repeated by the client before the model is reached
-    outcome = _one(_endpoint(chat, max_tokens=160, attempts=1))
+    outcome = _one(_endpoint(chat, max_tokens=32, attempts=1, timeout=300.0))
     text, prompt, completion = generate(chat.requests[-1], obey_schema=True)
     assert text.startswith('{"statements":')
     try:
         expected, failure = read_answer(text, MINIMAL), ""
-    except AnswerError:  # so small a model may not come to an end in 160 tokens
+    except AnswerError:  # so small a model may not come to an end in 32 tokens
         expected, failure = (), "answer refused"
     assert (outcome.sentences, outcome.failure) == (expected, failure)
     assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == (prompt, completion)
