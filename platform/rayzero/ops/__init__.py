@@ -1,6 +1,7 @@
 """Exact, memory-lean kernels that the systems stand on, usable on their own."""
 
 from rayzero.ops.contrastive import multi_positive_nce
+from rayzero.ops.local_alignment import local_alignment
 from rayzero.ops.similarity_attention import vl_cabs
 
-__all__ = ["multi_positive_nce", "vl_cabs"]
+__all__ = ["local_alignment", "multi_positive_nce", "vl_cabs"]
