@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from jobs.command import connect, main
 from rayzero.bundle import Bundle, load_bundle
-from rayzero.config import EvaluationConfig, validate
+from rayzero.config import EvaluationConfig, override, validate
 from rayzero.evaluation.inference import InProcess, OnRay, Scorer
 from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
 from rayzero.evaluation.report import headline_name, write_report
 from rayzero.evaluation.result import EvaluationResult
+from rayzero.studies.examples import COMPANIONS
 from rayzero.studies.lake import open_lake
 
 
@@ -43,6 +45,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     # With workers, this process scores nothing and needs no accelerator.
     device = "cuda" if torch.cuda.is_available() and not options.workers else "cpu"
     bundle = load_bundle(options.bundle, device)
+    if options.companions is not None:
+        chosen_views = [name for name in options.companions.split(",") if name]
+        bundle = replace(bundle, config=override(bundle.config, {"data.companions": chosen_views}))
     given = {"bootstrap": options.bootstrap, "batch_size": options.batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = validate(EvaluationConfig, {**bundle.config.evaluation.model_dump(), **chosen}, where="evaluation")
@@ -56,7 +61,9 @@ def _scorer(options: argparse.Namespace, bundle: Bundle, settings: EvaluationCon
     if not options.workers:
         return InProcess(bundle, settings.batch_size)
     connect()
-    return OnRay(options.bundle, settings.batch_size, options.workers, gpus_per_worker=options.gpus_per_worker)
+    return OnRay(
+        options.bundle, bundle.config, settings.batch_size, options.workers, gpus_per_worker=options.gpus_per_worker
+    )
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -65,6 +72,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--lake", required=True, help="folder or URL of a lake")
     parser.add_argument("--protocol", required=True, help=f"what to measure: {', '.join(protocol_names())}")
     parser.add_argument("--split", default="test")
+    parser.add_argument(
+        "--companions",
+        help=f"for a model that reads studies: which of {','.join(COMPANIONS)} it sees ('' for none; default: all)",
+    )
     parser.add_argument("--out", default="runs/evaluation", help="folder or URL for report.json and report.html")
     parser.add_argument("--workers", type=int, default=0, help="Ray actors that score; 0 scores in this process")
     parser.add_argument("--gpus-per-worker", type=float, default=0.0)

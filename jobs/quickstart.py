@@ -93,7 +93,7 @@ def _ingest(demo: Demo) -> None:
 def _evaluate(demo: Demo) -> EvaluationResult:
     bundle = load_bundle(demo.bundle)
     settings = bundle.config.evaluation
-    scorer = OnRay(demo.bundle, settings.batch_size, workers=2)
+    scorer = OnRay(demo.bundle, bundle.config, settings.batch_size, workers=2)
     result = find_protocol("phantom").run(bundle, open_lake(demo.config.data.lake), scorer=scorer)
     update_card(demo.bundle, {**result.card(), "vocabulary": list(FINDINGS)})
     print(summary(result))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, File, Form, Path, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Path, Request, UploadFile
 from fastapi.responses import FileResponse, Response
+from fastapi_offline import FastAPIOffline
 from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp
 
@@ -145,7 +146,8 @@ def create_api(service: Service, *, token: str | None) -> ASGIApp:
     max_body = limits.file_bytes + _FORM_BYTES
     # Patients' images stay in memory: the parser would spool whatever is larger than this to a temporary file.
     MultiPartParser.spool_max_size = limits.file_bytes + 1
-    app = FastAPI(
+    # FastAPI's own /docs loads its script from a content network, which a hospital's machine does not reach.
+    app = FastAPIOffline(
         title="RayZero",
         version=rayzero.__version__,
         description=_DESCRIPTION,

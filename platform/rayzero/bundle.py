@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
 from rayzero.config import Config, dump_yaml, load_config
+from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
-from rayzero.studies.study import Image
+from rayzero.studies.study import Image, Study
 
 FORMAT_VERSION = 1
 
@@ -64,11 +65,23 @@ class Bundle:
         """``image`` as the encoder's input (1, R, R) in [0, 1], and the geometry that maps results back."""
         return prepare(image, self.config.data, self.config.vision.resolution)
 
+    def prepare_study(self, study: Study, frontal: Image, find: FindStudy) -> tuple[Array, list[bool], Geometry]:
+        """A study as the encoder's input (V, 1, R, R), which of its views there are, and the frontal's geometry.
+
+        ``find`` gives the prior study. For a model with data.input=study.
+        """
+        data, resolution = self.config.data, self.config.vision.resolution
+        pixels, present = prepare_views(study_views(study, frontal, data, find), data, resolution)
+        return pixels, present, prepare(frontal, data, resolution)[1]
+
     @torch.no_grad()
-    def encode_images(self, pixels: Sequence[np.ndarray[Any, Any]]) -> ImageFeatures:
-        """Encode B prepared images (1, R, R)."""
+    def encode_images(
+        self, pixels: Sequence[np.ndarray[Any, Any]], present: Sequence[Sequence[bool]] | None = None
+    ) -> ImageFeatures:
+        """Encode B prepared images, or B prepared studies with their ``present`` views."""
         batch = torch.from_numpy(np.stack(pixels)).to(self.model.device)
-        return self.model.encode_image(batch)
+        views = None if present is None else torch.tensor(present, device=self.model.device)
+        return self.model.encode_image(batch, present=views)
 
     def encode_prompts(self, prompts: Sequence[str]) -> TextFeatures:
         """Encode T prompts, used as they are. Raises ValueError for a blank prompt or an empty list."""

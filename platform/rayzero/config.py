@@ -91,33 +91,63 @@ class TrainingConfig(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = Field(32, ge=1, description="Images per step over all workers")
-    steps: int = Field(100, ge=1)
+    batch_growth: tuple[tuple[int, int], ...] = Field(
+        (), description="Batch sizes from later epochs on, as [[epoch, batch size], ...]; needs training.epochs"
+    )
+    chunks: int = Field(
+        1, ge=1, description="Pieces that a worker cuts its batch into, with the same gradients in less memory"
+    )
+    steps: int = Field(100, ge=1, description="Length of the run unless training.epochs gives it")
+    epochs: int = Field(0, ge=0, description="Passes over the training examples; 0 leaves the length to training.steps")
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="adam adds weight decay to the gradient")
     lr: float = Field(1e-4, gt=0.0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(0.05, ge=0.0)
     warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: int = Field(0, ge=0, description="Warm-up in epochs, in place of training.warmup_steps")
+    schedule: Literal["cosine", "constant", "plateau"] = Field(
+        "cosine", description="plateau multiplies by plateau_factor after plateau_patience validations without progress"
+    )
+    schedule_epochs: int = Field(0, ge=0, description="Epochs at which the cosine reaches 0; 0 is at the run's end")
+    plateau_factor: float = Field(0.5, gt=0.0, lt=1.0)
+    plateau_patience: int = Field(5, ge=0)
+    monitor: Literal["macro_auroc", "loss"] = Field(
+        "macro_auroc", description="Validation figure that plateau and early stopping follow"
+    )
+    early_stopping: int = Field(0, ge=0, description="Validations without progress that end the run; 0 never does")
     gradient_clip: float = Field(1.0, ge=0.0, description="Global gradient norm; 0 turns clipping off")
-    validate_every: int = Field(0, ge=0, description="Steps between validation passes; 0 validates at the end alone")
-    checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0 saves at the end alone")
+    validate_every: int = Field(
+        0, ge=0, description="Steps between validation passes; 0 is each epoch's end, or the run's where it has none"
+    )
+    checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0 saves with each validation")
     keep_checkpoints: int = Field(2, ge=1)
     max_failures: int = Field(2, ge=0, description="Worker failures survived before the run is given up")
     log_every: int = Field(10, ge=1)
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> TrainingConfig:
-        if self.batch_size % self.workers:
-            raise ValueError(
-                f"training.batch_size={self.batch_size} is not a multiple of training.workers={self.workers}; "
-                f"try {self.batch_size - self.batch_size % self.workers or self.workers}"
-            )
+    def _batches_divide(self) -> TrainingConfig:
+        for size in (self.batch_size, *(size for _, size in self.batch_growth)):
+            if size < 1 or size % self.workers:
+                near = size - size % self.workers or self.workers
+                raise ValueError(
+                    f"training.batch_size={size} is not a multiple of training.workers={self.workers}; try {near}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_are_known(self) -> TrainingConfig:
+        for name in ("batch_growth", "warmup_epochs", "schedule_epochs"):
+            if getattr(self, name) and not self.epochs:
+                raise ValueError(f"training.{name} counts epochs: set training.epochs, too")
+        if list(self.batch_growth) != sorted(self.batch_growth):
+            raise ValueError(f"training.batch_growth={self.batch_growth} is not in the order of its epochs")
         return self
 
     @property
-    def batch_per_worker(self) -> int:
-        """Images per step and worker."""
-        return self.batch_size // self.workers
+    def largest_batch(self) -> int:
+        """Images of the largest step over all workers."""
+        return max(self.batch_size, *(size for _, size in self.batch_growth), 1)
 
 
 class EvaluationConfig(Settings):

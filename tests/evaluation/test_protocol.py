@@ -125,7 +125,7 @@ def test_ray_gives_what_one_process_gives(bundle: Bundle, bundle_url: str, tmp_p
     lake = make_lake(tmp_path, test=70)
     assert len(lake.row_groups(["test"])) == 3
     here = InProcess(bundle, 8)(lake, "test", _TASK)
-    _assert_equal(OnRay(bundle_url, 8, workers=2)(lake, "test", _TASK), here, tolerance=1e-4)
+    _assert_equal(OnRay(bundle_url, bundle.config, 8, workers=2)(lake, "test", _TASK), here, tolerance=1e-4)
 
 
 def _assert_equal(left: list, right: list, tolerance: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -202,6 +203,16 @@ def test_models_and_examples_describe_themselves(http: TestClient) -> None:
     assert http.get(examples[1]["file"]).content == png(1)
     assert ask(http, image_id=examples[0]["image_id"])["http_status"] == 200
     assert http.get("/readyz").json() == {"status": "ready"}
+
+
+def test_the_documentation_needs_no_other_host(http: TestClient) -> None:
+    page = http.get("/docs").text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert assets
+    for asset in assets:
+        assert asset.startswith("/"), asset
+        assert http.get(asset).status_code == 200
+    assert http.get("/openapi.json").json()["paths"]["/v1/query"]
 
 
 def test_retrieval_ranks_sentences_and_images(http: TestClient) -> None:

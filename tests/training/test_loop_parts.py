@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rayzero.alignment import registry
-from rayzero.config import DataConfig, TrainingConfig, load_config
+from rayzero.config import DataConfig, load_config
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import stacked
 from rayzero.studies.lake import RowGroup, open_lake
@@ -80,16 +80,6 @@ def test_lake_rows_are_counted_as_images(tmp_path: Path) -> None:
     assert stacked(examples).shape[1:] == (1, 64, 64)
     with pytest.raises(LakeError, match="has no lateral image"):
         lake_source(lake, "train", DataConfig(views=("lateral",)), 64)
-
-
-def test_the_schedule_warms_up_and_decays_to_nothing() -> None:
-    training = TrainingConfig(lr=1.0, warmup_steps=4, steps=20)
-    rates = [engine.learning_rate(training, step) for step in range(21)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0
-    assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
-    assert rates[20] == pytest.approx(0)
-    assert engine.learning_rate(TrainingConfig(lr=1.0, schedule="constant"), 99) == 1.0
 
 
 def test_norms_biases_and_temperature_do_not_decay(tmp_path: Path) -> None:

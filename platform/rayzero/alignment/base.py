@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -150,10 +150,20 @@ class PretrainingModel(nn.Module, ABC):
         return self.objective(self.represent(batch), batch, group)
 
     def forward(
-        self, batch: Batch, group: ProcessGroup | None = None, *, represented: dict[str, Tensor] | None = None
+        self,
+        batch: Batch,
+        group: ProcessGroup | None = None,
+        *,
+        stage: Literal["loss", "represent", "objective"] = "loss",
+        represented: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """``loss``, or ``objective`` of what is ``represented`` already: a training engine hooks ``forward``."""
-        return self.loss(batch, group) if represented is None else self.objective(represented, batch, group)
+        """``loss``, or one of the two halves of it: a training engine hooks ``forward`` alone."""
+        if stage == "represent":
+            return self.represent(batch)
+        if stage == "objective":
+            assert represented is not None
+            return self.objective(represented, batch, group)
+        return self.loss(batch, group)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for the trainable parts; a frozen encoder keeps its inference statistics."""

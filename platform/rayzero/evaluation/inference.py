@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 
 from rayzero.alignment.base import ImageFeatures, TextFeatures
 from rayzero.bundle import Bundle, load_bundle
+from rayzero.config import Config
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.metrics.grounding import box_share, first_peak, inside_any
 from rayzero.evaluation.metrics.segmentation import histograms
@@ -26,12 +27,13 @@ from rayzero.evaluation.records import SCHEMA, Float32, ImageScores, Localised, 
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, RowGroup, read_row_group
 from rayzero.studies.preprocess import Geometry, to_unit
+from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
 from rayzero.studies.study import Image, Region, Study
 
 # Texts encoded at a time: sentences of a large test set number tens of thousands.
 _TEXT_BATCH = 256
 _THUMBNAIL_SIDE = 448
-_COLUMNS = ("images", "regions")
+_COLUMNS = ("images", "regions", "prior_study_id")
 
 
 _T = TypeVar("_T")
@@ -53,8 +55,8 @@ class InProcess:
 
     def __call__(self, lake: Lake, split: str, task: Task) -> list[ImageScores]:
         """See ``Scorer``."""
-        worker = GroupScorer(self.bundle, task, self.batch_size)
         groups = split_groups(lake, split)
+        worker = GroupScorer(self.bundle, task, self.batch_size, _priors(self.bundle.config, lake, groups))
         return _ordered((one for group in groups for one in worker.score(group)), lake, split, task)
 
 
@@ -62,11 +64,12 @@ class InProcess:
 class OnRay:
     """Scores on ``workers`` Ray Data actors, each with the bundle loaded once; Ray is initialised by the caller.
 
-    ``bundle_url`` and the lake must be readable from every node. A fraction of a CPU per actor keeps a small
-    machine from waiting for a slot that is never free.
+    ``config`` is the bundle's, with other ``data.companions`` perhaps. ``bundle_url`` and the lake must be readable
+    from every node. A fraction of a CPU per actor keeps a small machine from waiting for a slot that is never free.
     """
 
     bundle_url: str
+    config: Config
     batch_size: int
     workers: int
     cpus_per_worker: float = 0.5
@@ -78,6 +81,7 @@ class OnRay:
 
         groups = split_groups(lake, split)
         items = [{"path": group.path, "index": group.index, "num_rows": group.num_rows} for group in groups]
+        priors = _priors(self.config, lake, groups)
         # One block per row group: the unit that actors take up as they become free.
         data = ray.data.from_items(items, override_num_blocks=len(items))
         data.context.enable_progress_bars = False
@@ -88,7 +92,7 @@ class OnRay:
             compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(items))),
             num_cpus=self.cpus_per_worker,
             num_gpus=self.gpus_per_worker or None,
-            fn_constructor_args=(self.bundle_url, task, self.batch_size),
+            fn_constructor_args=(self.bundle_url, self.config, task, self.batch_size, priors),
         )
         tables = scored.iter_batches(batch_size=None, batch_format="pyarrow")
         return _ordered((one for table in tables for one in from_table(table)), lake, split, task)
@@ -97,24 +101,26 @@ class OnRay:
 class GroupScorer:
     """A bundle with the texts of a task encoded, ready to score row groups."""
 
-    def __init__(self, bundle: Bundle, task: Task, batch_size: int) -> None:
-        self.bundle, self.task, self.batch_size = bundle, task, batch_size
+    def __init__(self, bundle: Bundle, task: Task, batch_size: int, priors: PriorGroups) -> None:
+        self.bundle, self.task, self.batch_size, self.priors = bundle, task, batch_size, priors
         self._column = {finding: index for index, (finding, _) in enumerate(task.prompts)}
         self._prompts = _encode(bundle, [prompt for _, prompt in task.prompts])
         self._sentences = _encode(bundle, task.sentences)
 
     def score(self, group: RowGroup) -> Iterator[ImageScores]:
         """The images of the task's view in one row group."""
-        studies = read_row_group(group, columns=_COLUMNS)
+        studies = list(read_row_group(group, columns=_COLUMNS))
+        find = PriorFinder(self.priors, studies)
         views = ((study, image) for study in studies for image in study.images if image.view == self.task.view)
         for batch in _chunks(views, self.batch_size):
-            yield from self._score_batch(batch)
+            yield from self._score_batch(batch, find)
 
-    def _score_batch(self, batch: Sequence[tuple[Study, Image]]) -> Iterator[ImageScores]:
-        prepared = [self.bundle.prepare(image) for _, image in batch]
-        features = self.bundle.encode_images([pixels for pixels, _ in prepared])
+    def _score_batch(self, batch: Sequence[tuple[Study, Image]], find: PriorFinder) -> Iterator[ImageScores]:
+        prepared = [self._prepare(study, image, find) for study, image in batch]
+        present = [views for _, views, _ in prepared] if prepared[0][1] else None
+        features = self.bundle.encode_images([pixels for pixels, _, _ in prepared], present)
         logits, sentences = self._logits(features, self._prompts), self._logits(features, self._sentences)
-        for row, ((study, image), (_, geometry)) in enumerate(zip(batch, prepared, strict=True)):
+        for row, ((study, image), (_, _, geometry)) in enumerate(zip(batch, prepared, strict=True)):
             if not (np.isfinite(logits[row]).all() and np.isfinite(sentences[row]).all()):
                 raise EvaluationError(f"the model gave a logit that is not finite for image {image.image_id}")
             example = study.study_id in self.task.examples
@@ -128,6 +134,12 @@ class GroupScorer:
                 regions=tuple(self._localise(features.rows(slice(row, row + 1)), study, image, geometry, example)),
                 thumbnail=_thumbnail(image, self.bundle.config.data.intensity) if example else b"",
             )
+
+    def _prepare(self, study: Study, image: Image, find: PriorFinder) -> tuple[Float32, list[bool], Geometry]:
+        if self.bundle.config.data.input == "study":
+            return self.bundle.prepare_study(study, image, find)
+        pixels, geometry = self.bundle.prepare(image)
+        return pixels, [], geometry
 
     def _logits(self, features: ImageFeatures, texts: Sequence[TextFeatures]) -> Float32:
         parts = [self.bundle.score(features, part) for part in texts]
@@ -151,14 +163,18 @@ class GroupScorer:
 class _Actor:
     """A Ray Data actor: loads the bundle once, then scores one row group per call."""
 
-    def __init__(self, bundle_url: str, task: Task, batch_size: int) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._scorer = GroupScorer(load_bundle(bundle_url, device), task, batch_size)
+    def __init__(self, bundle_url: str, config: Config, task: Task, batch_size: int, priors: PriorGroups) -> None:
+        bundle = load_bundle(bundle_url, "cuda" if torch.cuda.is_available() else "cpu")
+        self._scorer = GroupScorer(replace(bundle, config=config), task, batch_size, priors)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         groups = zip(batch["path"], batch["index"], batch["num_rows"], strict=True)
         records = [one for p, i, n in groups for one in self._scorer.score(RowGroup(str(p), int(i), int(n)))]
         return to_table(records) if records else SCHEMA.empty_table()
+
+
+def _priors(config: Config, lake: Lake, groups: list[RowGroup]) -> PriorGroups:
+    return link_priors(lake, groups) if config.data.input == "study" else {}
 
 
 def split_groups(lake: Lake, split: str) -> list[RowGroup]:

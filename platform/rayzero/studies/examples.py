@@ -92,6 +92,15 @@ def study_views(study: Study, frontal: Image, data: DataConfig, find: FindStudy)
     return [frontal, *(found[name] if name in data.companions else None for name in COMPANIONS)]
 
 
+def prepare_views(views: list[Image | None], data: DataConfig, resolution: int) -> tuple[Array, list[bool]]:
+    """The views of a study as (V, 1, R, R), zeros where there is none, and which there are."""
+    pixels = np.zeros((len(views), 1, resolution, resolution), dtype=np.float32)
+    for index, view in enumerate(views):
+        if view is not None:
+            pixels[index] = prepare(view, data, resolution)[0]
+    return pixels, [view is not None for view in views]
+
+
 def with_features(examples: pa.Table, features: Array, *, keep_pixels: bool) -> pa.Table:
     """``examples`` with ``features`` (B, ...) in place of the images, which ``keep_pixels`` keeps beside them."""
     cells = [array.astype(np.float16).tobytes() for array in features]
@@ -124,11 +133,6 @@ def _stack(examples: pa.Table, data: str, shape: str) -> Array:
 def _example(
     study: Study, image: Image, data: DataConfig, resolution: int, find: FindStudy
 ) -> tuple[Array, list[bool]]:
-    if data.input != "study":
-        return prepare(image, data, resolution)[0], []
-    views = study_views(study, image, data, find)
-    pixels = np.zeros((len(views), 1, resolution, resolution), dtype=np.float32)
-    for index, view in enumerate(views):
-        if view is not None:
-            pixels[index] = prepare(view, data, resolution)[0]
-    return pixels, [view is not None for view in views]
+    if data.input == "study":
+        return prepare_views(study_views(study, image, data, find), data, resolution)
+    return prepare(image, data, resolution)[0], []

@@ -8,11 +8,9 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,20 +21,19 @@ from rayzero.config import DataConfig
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import EXAMPLES, admitted_views, examples_of
 from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
-from rayzero.studies.study import Split, Study
+from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
+from rayzero.studies.study import Split
 
 # Windows that are read together; two bursts are held at a time.
 _BURST = 4
-_COUNTED = ["images.list.element.view"]
-_LINKS = ["prior_study_id"]
 
 
 @dataclass(frozen=True)
 class Source:
     """Row groups to stream: of a lake, whose studies are prepared on the way, or of examples already prepared.
 
-    ``num_rows`` of each row group counts the examples that it yields. ``priors`` are the row groups of the whole
-    lake that hold a prior study of one of them, by the study's id.
+    ``num_rows`` of each row group counts the examples that it yields. ``priors`` tells where their prior studies
+    are, when examples are studies.
     """
 
     row_groups: tuple[RowGroup, ...]
@@ -44,7 +41,12 @@ class Source:
     data: DataConfig
     resolution: int
     prepared: bool
-    priors: Mapping[str, RowGroup] = field(default_factory=dict)
+    priors: PriorGroups = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """Examples of one epoch."""
+        return sum(group.num_rows for group in self.row_groups)
 
 
 @dataclass(frozen=True)
@@ -62,23 +64,16 @@ def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int) -> 
     Raises LakeError when the split has no image of the views that ``data.views`` asks for.
     """
     views = admitted_views(data)
-    wanted = _COUNTED + (_LINKS if data.input == "study" else [])
-    counted: list[RowGroup] = []
-    linked: set[str] = set()
-    for row_group in lake.row_groups([split]):
-        rows = read_parquet_group(row_group, wanted).to_pylist()
-        images = sum(image["view"] in views for row in rows for image in row["images"])
+    groups = lake.row_groups([split])
+    counted = []
+    for row_group in groups:
+        rows = read_parquet_group(row_group, ["images.list.element.view"]).column("images").to_pylist()
+        images = sum(image["view"] in views for row in rows for image in row)
         if images:
             counted.append(replace(row_group, num_rows=images))
-            linked |= {row["prior_study_id"] for row in rows if row.get("prior_study_id")}
     if not counted:
         raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(views)} image; see data.views and data.input")
-    priors = {
-        study_id: row_group
-        for row_group in (lake.row_groups() if linked else ())
-        for study_id in read_parquet_group(row_group, ["study_id"]).column("study_id").to_pylist()
-        if study_id in linked
-    }
+    priors = link_priors(lake, groups) if data.input == "study" else {}
     return Source(tuple(counted), split, data, resolution, prepared=False, priors=priors)
 
 
@@ -87,15 +82,7 @@ def read_examples(source: Source, row_group: RowGroup) -> pa.Table:
     if source.prepared:
         return read_parquet_group(row_group, EXAMPLES.names)
     studies = list(read_row_group(row_group))
-    near = {study.study_id: study for study in studies}
-    return examples_of(studies, source.data, source.resolution, partial(_find, source, near))
-
-
-def _find(source: Source, near: dict[str, Study], study_id: str) -> Study | None:
-    """A prior study: most often of the row group at hand, because ingest keeps a patient's studies together."""
-    if study_id not in near and study_id in source.priors:
-        near |= {study.study_id: study for study in read_row_group(source.priors[study_id], columns=["images"])}
-    return near.get(study_id)
+    return examples_of(studies, source.data, source.resolution, PriorFinder(source.priors, studies))
 
 
 def plan(source: Source, *, rank: int, world_size: int, seed: int, skip: int, rows: int) -> list[Window]:
@@ -127,23 +114,17 @@ def plan(source: Source, *, rank: int, world_size: int, seed: int, skip: int, ro
 
 
 def stream(
-    source: Source, *, rank: int, world_size: int, seed: int, batch_size: int, first_batch: int, num_batches: int
+    source: Source, *, rank: int, world_size: int, seed: int, skip: int, sizes: Sequence[int]
 ) -> Iterator[pa.Table]:
-    """``num_batches`` batches of ``batch_size`` examples for one process, from batch ``first_batch`` on."""
-    windows = plan(
-        source,
-        rank=rank,
-        world_size=world_size,
-        seed=seed,
-        skip=first_batch * batch_size,
-        rows=num_batches * batch_size,
-    )
+    """Batches of ``sizes`` examples for one process, after the ``skip`` examples that it has already used."""
+    if not sizes:
+        return
+    windows = plan(source, rank=rank, world_size=world_size, seed=seed, skip=skip, rows=sum(sizes))
     bursts = [windows[start : start + _BURST] for start in range(0, len(windows), _BURST)]
     # One burst is read while the one before it is trained on.
     with ThreadPoolExecutor(max_workers=1) as reader:
         following = reader.submit(_read_burst, source, bursts[0])
-        tables = _in_turn(reader, source, bursts, following)
-        yield from islice(_batches(tables, batch_size), num_batches)
+        yield from _batches(_in_turn(reader, source, bursts, following), sizes)
 
 
 def _in_turn(
@@ -180,16 +161,15 @@ def _read_burst(source: Source, windows: list[Window]) -> list[Any]:
     return references
 
 
-def _batches(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
-    """``tables`` cut and joined into tables of ``size`` rows; a last, smaller one is dropped."""
+def _batches(tables: Iterator[pa.Table], sizes: Sequence[int]) -> Iterator[pa.Table]:
+    """``tables`` cut and joined into tables of ``sizes`` rows; what is left over is dropped."""
     held: pa.Table | None = None
-    for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        start = 0
-        while held.num_rows - start >= size:
-            yield held.slice(start, size)
-            start += size
-        held = held.slice(start)
+    for size in sizes:
+        while held is None or held.num_rows < size:
+            table = next(tables)
+            held = table if held is None else pa.concat_tables([held, table])
+        yield held.slice(0, size)
+        held = held.slice(size)
 
 
 def _windows(row_groups: list[RowGroup], size: int) -> list[tuple[RowGroup, ...]]:

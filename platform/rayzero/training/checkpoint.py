@@ -7,7 +7,7 @@ bundle (``rayzero.bundle``), which holds no pickle.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from rayzero.alignment.base import PretrainingModel
+from rayzero.training.progress import Progress
 
 _TAG = "deepspeed"
 
@@ -27,7 +28,8 @@ class LoopState:
 
     step: int = 0
     images_seen: int = 0
-    best_metric: float = float("-inf")
+    stopped: bool = False
+    progress: Progress = field(default_factory=Progress)
 
 
 def save(engine: deepspeed.DeepSpeedEngine, state: LoopState, metrics: dict[str, Any]) -> None:
@@ -53,7 +55,8 @@ def restore(engine: deepspeed.DeepSpeedEngine) -> LoopState:
     with checkpoint.as_directory() as folder:
         # Not strict: frozen parameters are left out of checkpoints, the encoder brings them.
         _, client = engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
-    return LoopState(**client["loop"])
+    loop = client["loop"]
+    return LoopState(**{**loop, "progress": Progress(**loop["progress"])})
 
 
 def load_weights(model: PretrainingModel, checkpoint: ray.train.Checkpoint) -> None:

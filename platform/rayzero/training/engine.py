@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import deepspeed
@@ -22,9 +21,8 @@ def build_engine(model: PretrainingModel, config: Config) -> deepspeed.DeepSpeed
     """``model`` wrapped for training on the process group that Ray Train has set up."""
     training = config.training
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config), lr=training.lr, betas=training.betas, eps=training.eps
-    )
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(parameter_groups(model, config), lr=training.lr, betas=training.betas, eps=training.eps)
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config(training), dist_init_required=False
     )
@@ -34,8 +32,9 @@ def build_engine(model: PretrainingModel, config: Config) -> deepspeed.DeepSpeed
 def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
     """The DeepSpeed settings of a run. Clipping is explicit: left out, DeepSpeed clips to norm 1."""
     return {
+        # Only their ratio matters to the engine; the loop decides how large each step is.
         "train_batch_size": training.batch_size,
-        "train_micro_batch_size_per_gpu": training.batch_per_worker,
+        "train_micro_batch_size_per_gpu": training.batch_size // training.workers,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": training.gradient_clip,
         "zero_optimization": {"stage": training.zero_stage},
@@ -75,17 +74,13 @@ def parameter_groups(model: PretrainingModel, config: Config) -> list[dict[str, 
     return groups
 
 
-def learning_rate(training: TrainingConfig, step: int) -> float:
-    """The schedule's learning rate at ``step`` (0-based): linear warm-up, then cosine to 0 or constant."""
-    if step < training.warmup_steps:
-        return training.lr * (step + 1) / training.warmup_steps
-    if training.schedule == "constant":
-        return training.lr
-    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    return training.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
     """Give each parameter group its share of ``rate``."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+def backward(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, *, last: bool) -> None:
+    """Accumulate gradients; they are exchanged between processes after the ``last`` call of a step alone."""
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import deepspeed
 import pyarrow as pa
@@ -19,7 +20,9 @@ from rayzero.studies.loading import Source, stream
 from rayzero.training import checkpoint
 from rayzero.training import engine as engines
 from rayzero.training.batches import collate
+from rayzero.training.gradient_cache import cached_backward
 from rayzero.training.monitor import Monitor
+from rayzero.training.timeline import Timeline
 from rayzero.training.validation import validate
 
 
@@ -48,80 +51,99 @@ def train_worker(settings: dict[str, Job]) -> None:
     model = registry.build(config)
     engine = engines.build_engine(model, config)
     state = checkpoint.restore(engine)
-    monitor = Monitor(config.training, job.log_dir, rank=rank, first_step=state.step)
-    batches = _batches(job, state.step, rank, context.get_world_size())
-    if state.step >= config.training.steps and rank == 0:
+    timeline = Timeline(config.training, job.train.num_rows)
+    monitor = Monitor(config.training, job.log_dir, rank=rank, first_step=state.step, steps=timeline.steps)
+    batches = _batches(job, timeline, state.step, rank, context.get_world_size())
+    if rank == 0 and (state.stopped or state.step >= timeline.steps):
         print(f"run {config.name!r} is already complete at step {state.step}", flush=True)
-    while state.step < config.training.steps:
+    while state.step < timeline.steps and not state.stopped:
         with monitor.waiting():
             examples = next(batches)
-        values = _step(engine, config, examples, state)
+        values = _step(engine, config, timeline, examples, state)
+        images = timeline.batch_size(state.step)
         state.step += 1
-        state.images_seen += config.training.batch_size
-        monitor.step(state.step, values)
-        _milestones(engine, job, state, monitor, values)
+        state.images_seen += images
+        monitor.step(state.step, images, values)
+        _milestones(engine, job, timeline, state, monitor, values)
     monitor.close()
 
 
-def _batches(job: Job, first: int, rank: int, world_size: int) -> Iterator[pa.Table]:
-    training = job.config.training
+def _batches(job: Job, timeline: Timeline, first: int, rank: int, world_size: int) -> Iterator[pa.Table]:
     return stream(
         job.train,
         rank=rank,
         world_size=world_size,
         seed=job.config.seed,
-        batch_size=training.batch_per_worker,
-        first_batch=first,
-        num_batches=training.steps - first,
+        skip=timeline.images_before(first) // world_size,
+        sizes=[timeline.batch_size(step) // world_size for step in range(first, timeline.steps)],
     )
 
 
 def _step(
-    engine: deepspeed.DeepSpeedEngine, config: Config, examples: pa.Table, state: checkpoint.LoopState
+    engine: deepspeed.DeepSpeedEngine,
+    config: Config,
+    timeline: Timeline,
+    examples: pa.Table,
+    state: checkpoint.LoopState,
 ) -> dict[str, float]:
-    model = engine.module
     # Dropout is a function of step and rank, so that a resumed run draws what the uninterrupted one would have.
-    context = ray.train.get_context()
-    torch.manual_seed(hash((config.seed, state.step, context.get_world_rank())))
+    torch.manual_seed(hash((config.seed, state.step, ray.train.get_context().get_world_rank())))
     batch = collate(
         examples,
-        model.text,
+        engine.module.text,
         config.data,
         cached=config.vision.cache_features,
         seed=config.seed,
         step=state.step,
-    )
-    rate = engines.learning_rate(config.training, state.step)
+    ).to(engine.device)
+    rate = timeline.learning_rate(state.step) * state.progress.rate_scale
     engines.set_learning_rate(engine, rate)
-    losses = engine(batch.to(engine.device))
-    values = {name: float(value.detach()) for name, value in losses.items()}
-    # The loss is that of the global batch, so every process sees the same value and stops together.
-    if not math.isfinite(values["loss"]):
-        studies = ", ".join(examples.column("study_id").to_pylist()[:8])
-        raise NonFiniteLoss(f"loss is {values} at step {state.step + 1}; first studies of the batch: {studies}")
-    engine.backward(losses["loss"])
+    if config.training.chunks == 1:
+        losses = engine(batch)
+        values = _finite(losses, examples, state)
+        engine.backward(losses["loss"])
+    else:
+        backward = partial(engines.backward, engine)
+        values = _finite(cached_backward(engine, backward, batch, config.training.chunks), examples, state)
     engine.step()
     norm = engine.get_global_grad_norm()
     return {**values, "lr": rate, **({"grad_norm": float(norm)} if norm is not None else {})}
 
 
+def _finite(losses: dict[str, torch.Tensor], examples: pa.Table, state: checkpoint.LoopState) -> dict[str, float]:
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    # The loss is that of the global batch, so every process sees the same value and stops together.
+    if not math.isfinite(values["loss"]):
+        studies = ", ".join(examples.column("study_id").to_pylist()[:8])
+        raise NonFiniteLoss(f"loss is {values} at step {state.step + 1}; first studies of the batch: {studies}")
+    return values
+
+
 def _milestones(
-    engine: deepspeed.DeepSpeedEngine, job: Job, state: checkpoint.LoopState, monitor: Monitor, values: dict[str, float]
+    engine: deepspeed.DeepSpeedEngine,
+    job: Job,
+    timeline: Timeline,
+    state: checkpoint.LoopState,
+    monitor: Monitor,
+    values: dict[str, float],
 ) -> None:
     """Validate, report and save when the step calls for it."""
     training = job.config.training
-    last = state.step == training.steps
+    last = state.step == timeline.steps
     metrics: dict[str, float] = {**values, "step": state.step, "images_seen": state.images_seen}
-    validates = job.validation is not None and (last or _every(training.validate_every, state.step))
-    if validates:
-        metrics.update(_validate(engine, job))
-        monitor.scalars(state.step, {name: v for name, v in metrics.items() if name.startswith("validation/")})
-        state.best_metric = max(state.best_metric, metrics["validation/macro_auroc"])
+    due = _every(training.validate_every, state.step) if training.validate_every else timeline.ends_epoch(state.step)
+    if (due or last) and job.validation is not None:
+        figures = _validate(engine, job)
+        metrics.update(figures)
+        monitor.scalars(state.step, figures)
+        state.progress.update(figures, training)
+        state.stopped = state.progress.exhausted(training)
         if ray.train.get_context().get_world_rank() == 0:
-            print(f"step {state.step}: validation macro AUROC {metrics['validation/macro_auroc']:.4f}", flush=True)
-    if last or _every(training.checkpoint_every, state.step):
+            shown = "  ".join(f"{name.removeprefix('validation/')} {value:.4f}" for name, value in figures.items())
+            print(f"step {state.step}: validation {shown}{'  stopping early' * state.stopped}", flush=True)
+    if last or state.stopped or (_every(training.checkpoint_every, state.step) if training.checkpoint_every else due):
         checkpoint.save(engine, state, metrics)
-    elif validates:
+    elif due:
         ray.train.report(metrics)
 
 

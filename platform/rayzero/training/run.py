@@ -21,6 +21,7 @@ from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.training.features import training_source
 from rayzero.training.loop import Job, train_worker
+from rayzero.training.timeline import Timeline
 
 _PACKAGES = ("rayzero", "ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
 
@@ -50,6 +51,9 @@ def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -
     """
     config = registry.resolve(config)
     lake = _open(config)
+    follows = config.training.schedule == "plateau" or config.training.early_stopping
+    if follows and "validation" not in lake.splits:
+        raise LakeError(f"{lake.url}: training.schedule=plateau and training.early_stopping need a validation split")
     _check_same_run(config)
     _check_resources(config)
     job = Job(
@@ -59,6 +63,9 @@ def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -
         log_dir=f"{run_folder(config)}/tensorboard",
     )
     _write_run_folder(config, lake)
+    # Checks the run's length against the data before any worker starts.
+    steps = Timeline(config.training, job.train.num_rows).steps
+    print(f"run {config.name!r}: {steps} steps over {job.train.num_rows} training examples", flush=True)
     result = _trainer(config, job, callbacks).fit()
     if result.checkpoint is None:
         raise TrainingError(f"run {config.name!r} ended without a checkpoint: {result.error}")

@@ -1,8 +1,10 @@
-"""Zero-shot classification of validation images during training, sharded over the workers."""
+"""Validation during training, sharded over the workers: zero-shot classification, and the loss."""
 
 from __future__ import annotations
 
 import warnings
+from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,45 +12,90 @@ import torch
 import torch.distributed as dist
 from sklearn.metrics import roc_auc_score
 
-from rayzero.alignment.base import AlignmentModel
+from rayzero.alignment.base import AlignmentModel, PretrainingModel
 from rayzero.config import Config
 from rayzero.studies.examples import stacked
+from rayzero.studies.lake import RowGroup
 from rayzero.studies.loading import Source, read_examples
+from rayzero.training.batches import collate
+
+T = TypeVar("T")
 
 
 @torch.no_grad()
-def validate(model: AlignmentModel, source: Source, config: Config, *, rank: int, world_size: int) -> dict[str, float]:
-    """Macro AUROC over the labelled findings, the same on every process.
+def validate(
+    model: PretrainingModel, source: Source, config: Config, *, rank: int, world_size: int
+) -> dict[str, float]:
+    """Figures of the validation split, the same on every process.
 
-    Findings with one class only have no AUROC and are left out; ``validation/findings`` counts the rest.
+    ``validation/macro_auroc`` over the labelled findings, for a system that answers queries; findings with one class
+    only have no AUROC and are left out, ``validation/findings`` counts the rest. ``validation/loss``, the objective
+    averaged over batches of evaluation.batch_size, for a system that does not, or where training.monitor asks for it.
     """
     was_training = model.training
     model.eval()
-    mine = [_score(model, source, index, config) for index in range(rank, len(source.row_groups), world_size)]
-    gathered: list[list[_Scored]] = [[] for _ in range(world_size)]
+    mine = source.row_groups[rank::world_size]
+    figures: dict[str, float] = {}
+    if isinstance(model, AlignmentModel):
+        scored = _gather([_score(model, source, group, config) for group in mine], world_size)
+        values = _auroc(scored)
+        figures["validation/macro_auroc"] = float(np.mean(list(values.values()))) if values else float("nan")
+        figures["validation/findings"] = float(len(values))
+    if config.training.monitor == "loss" or not isinstance(model, AlignmentModel):
+        alone = _alone()
+        sums = _gather([_losses(model, source, group, config, alone) for group in mine], world_size)
+        figures["validation/loss"] = sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
+    model.train(was_training)
+    return figures
+
+
+def _gather(mine: list[T], world_size: int) -> list[T]:
+    gathered: list[list[T]] = [[] for _ in range(world_size)]
     if world_size > 1:
         dist.all_gather_object(gathered, mine)
     else:
         gathered = [mine]
-    model.train(was_training)
-    values = _auroc([part for parts in gathered for part in parts])
-    macro = float(np.mean(list(values.values()))) if values else float("nan")
-    return {"validation/macro_auroc": macro, "validation/findings": float(len(values))}
+    return [part for parts in gathered for part in parts]
+
+
+@cache
+def _alone() -> dist.ProcessGroup | None:
+    """A group of this process only: row groups differ in number, so validation losses are not exchanged."""
+    if not dist.is_initialized():
+        return None
+    # Every process has to take part in making every group.
+    groups: list[dist.ProcessGroup] = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    return groups[dist.get_rank()]
+
+
+def _losses(
+    model: PretrainingModel, source: Source, group: RowGroup, config: Config, alone: dist.ProcessGroup | None
+) -> tuple[float, int]:
+    """The sum of a row group's losses, each weighted by the examples behind it, and their number."""
+    examples = read_examples(source, group)
+    total, size = 0.0, config.evaluation.batch_size
+    for start in range(0, examples.num_rows, size):
+        rows = examples.slice(start, size)
+        batch = collate(rows, model.text, config.data, cached=source.prepared, seed=config.seed).to(model.device)
+        total += float(model.loss(batch, alone)["loss"]) * rows.num_rows
+    return total, examples.num_rows
 
 
 _Scored = tuple[list[dict[str, int]], list[str], npt.NDArray[np.float32]]
 
 
-def _score(model: AlignmentModel, source: Source, index: int, config: Config) -> _Scored:
-    examples = read_examples(source, source.row_groups[index])
+def _score(model: AlignmentModel, source: Source, group: RowGroup, config: Config) -> _Scored:
+    examples = read_examples(source, group)
     labels = [dict(row) for row in examples.column("labels").to_pylist()]
     findings = sorted({name for row in labels for name in row})
     prompts = model.encode_prompts([config.evaluation.prompt.format(name) for name in findings])
     images = torch.from_numpy(stacked(examples)).to(model.device)
+    present = torch.tensor(examples.column("present").to_pylist(), dtype=torch.bool, device=model.device)
     logits = []
-    for part in images.split(config.evaluation.batch_size):
-        encoded = model.encode_image(features=part) if source.prepared else model.encode_image(part)
-        logits.append(model.score(encoded, prompts).float().cpu())
+    for rows in torch.arange(len(labels)).split(config.evaluation.batch_size):
+        views = present[rows] if present.shape[1] else None
+        given = {"features": images[rows]} if source.prepared else {"pixels": images[rows]}
+        logits.append(model.score(model.encode_image(**given, present=views), prompts).float().cpu())
     return labels, findings, torch.cat(logits).numpy()
 
 

@@ -1,4 +1,4 @@
-"""The held-out phantom: every task on the frontal images of one split, findings never seen in training set apart.
+"""The held-out phantom: every task on one split's frontal images or volumes, findings never seen in training apart.
 
 Thresholds and calibration come from validation studies. Findings of ``NEVER_SEEN`` occur in the test split only,
 so their figures are zero-shot in the strict sense; whether the lake keeps that promise is checked and noted.
@@ -43,8 +43,9 @@ def run(
     findings = tuple(sorted({*truth.findings, *tuning.findings}))
     prompts = tuple((name, config.prompt.format(name)) for name in findings)
     examples = truth.pick_examples(_EXAMPLE_FACTOR * config.overlays)
-    validation = Scored(tuning, scorer(lake, TUNING_SPLIT, Task(prompts)), findings)
-    test = Scored(truth, scorer(lake, split, Task(prompts, truth.sentences, examples)), findings)
+    view = "volume" if bundle.config.data.input == "volume" else "frontal"
+    validation = Scored(tuning, scorer(lake, TUNING_SPLIT, Task(prompts, view=view)), findings)
+    test = Scored(truth, scorer(lake, split, Task(prompts, truth.sentences, examples, view)), findings)
     groups: Groups = {
         "seen": [name for name in findings if name not in NEVER_SEEN],
         "never_seen": [name for name in findings if name in NEVER_SEEN],

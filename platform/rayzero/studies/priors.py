@@ -1,0 +1,56 @@
+"""Prior studies: found by id wherever they lie in a lake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
+from rayzero.studies.study import Study
+
+PriorGroups = Mapping[str, RowGroup]
+"""The row group that holds each prior study, by the study's id."""
+
+
+def link_priors(lake: Lake, groups: Iterable[RowGroup]) -> PriorGroups:
+    """Where the priors of the studies in ``groups`` are, in any split; reads ids alone.
+
+    A prior that the lake does not hold has no entry.
+    """
+    linked = {
+        prior
+        for group in groups
+        for prior in read_parquet_group(group, ["prior_study_id"]).column("prior_study_id").to_pylist()
+        if prior is not None
+    }
+    if not linked:
+        return {}
+    return {
+        study_id: group
+        for group in lake.row_groups()
+        for study_id in read_parquet_group(group, ["study_id"]).column("study_id").to_pylist()
+        if study_id in linked
+    }
+
+
+class PriorFinder:
+    """Looks priors up by id, holding one row group beside ``near``, the studies at hand.
+
+    Most priors are near: ingest keeps a patient's studies together.
+    """
+
+    def __init__(self, groups: PriorGroups, near: Iterable[Study] = ()) -> None:
+        self._groups = groups
+        self._near = {study.study_id: study for study in near}
+        self._held: tuple[RowGroup | None, dict[str, Study]] = (None, {})
+
+    def __call__(self, study_id: str) -> Study | None:
+        """The study with its images, or None where the lake has no such study."""
+        if study_id in self._near:
+            return self._near[study_id]
+        group = self._groups.get(study_id)
+        if group is None:
+            return None
+        if self._held[0] != group:
+            found = {study.study_id: study for study in read_row_group(group, columns=["images"])}
+            self._held = (group, found)
+        return self._held[1].get(study_id)

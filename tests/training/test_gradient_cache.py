@@ -1,0 +1,64 @@
+"""Chunked steps give the gradients of the one-shot step, dropout included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rayzero.training.gradient_cache import cached_backward
+from tests.alignment.test_many_processes import SAID, batch, gradients, model
+from tests.encoders.tiny import tiny_bert
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+def test_cached_gradients_equal_the_one_shot_step(tmp_path: Path, chunks: int) -> None:
+    tiny_bert(tmp_path)
+    whole = model(tmp_path)
+    data = batch(whole.text, range(len(SAID)))
+    expected = whole.loss(data)
+    expected["loss"].backward()
+    network = model(tmp_path)
+    calls: list[bool] = []
+
+    def backward(loss: torch.Tensor, *, last: bool) -> None:
+        calls.append(last)
+        loss.backward()
+
+    losses = cached_backward(network, backward, data, chunks)
+    torch.testing.assert_close(losses["loss"], expected["loss"].detach(), rtol=0, atol=1e-12)
+    assert calls == [False] * chunks + [True]
+    mine, theirs = gradients(network), gradients(whole)
+    assert set(mine) == set(theirs)
+    for name, grad in theirs.items():
+        torch.testing.assert_close(mine[name], grad, rtol=0, atol=1e-10, msg=name)
+
+
+def test_a_chunk_draws_its_dropout_again(tmp_path: Path) -> None:
+    """Both passes see the same dropout: the surrogate's value is the inner product of rows and their gradients."""
+    tiny_bert(tmp_path)
+    network = model(tmp_path).train()
+    data = batch(network.text, range(len(SAID)))
+    seen: list[torch.Tensor] = []
+    original = network.represent
+
+    def represent(part):  # type: ignore[no-untyped-def]
+        rows = original(part)
+        seen.append(rows["queries"].detach())
+        return rows
+
+    network.represent = represent  # type: ignore[method-assign]
+    torch.manual_seed(3)
+    cached_backward(network, lambda loss, *, last: loss.backward(), data, 2)
+    assert len(seen) == 4
+    torch.testing.assert_close(seen[0], seen[2], rtol=0, atol=0)
+    torch.testing.assert_close(seen[1], seen[3], rtol=0, atol=0)
+    assert not torch.equal(original(data.chunks(2)[0])["queries"], seen[0])
+
+
+def test_more_chunks_than_images_are_refused(tmp_path: Path) -> None:
+    tiny_bert(tmp_path)
+    network = model(tmp_path)
+    with pytest.raises(ValueError, match="cannot be cut into 9 chunks"):
+        cached_backward(network, lambda loss, *, last: None, batch(network.text, range(len(SAID))), 9)

@@ -1,0 +1,72 @@
+"""Length, batch sizes and learning rate of a run; plateau and early stopping."""
+
+from __future__ import annotations
+
+import pytest
+
+from rayzero.config import ConfigError, TrainingConfig
+from rayzero.training.progress import Progress
+from rayzero.training.timeline import Timeline
+
+
+def test_a_run_counted_in_steps() -> None:
+    timeline = Timeline(TrainingConfig(lr=1.0, warmup_steps=4, steps=20, batch_size=8), 10)
+    rates = [timeline.learning_rate(step) for step in range(21)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
+    assert rates[20] == pytest.approx(0)
+    assert timeline.images_before(3) == 24
+    assert not timeline.ends_epoch(20)
+    assert Timeline(TrainingConfig(lr=1.0, schedule="constant"), 10).learning_rate(99) == 1.0
+
+
+def test_carzero_grows_its_batch_by_epoch() -> None:
+    training = TrainingConfig(epochs=8, batch_size=64, batch_growth=((2, 128), (6, 256)))
+    timeline = Timeline(training, 1000)
+    per_epoch = [15, 15, 7, 7, 7, 7, 3, 3]
+    sizes = [64] * 30 + [128] * 28 + [256] * 6
+    assert timeline.steps == sum(per_epoch) == len(sizes)
+    assert [timeline.batch_size(step) for step in range(timeline.steps)] == sizes
+    assert [timeline.images_before(step) for step in range(timeline.steps + 1)] == [
+        sum(sizes[:step]) for step in range(len(sizes) + 1)
+    ]
+    assert [step for step in range(65) if timeline.ends_epoch(step)] == [15, 30, 37, 44, 51, 58, 61, 64]
+    assert training.largest_batch == 256
+
+
+def test_alta_stops_long_before_its_cosine_ends() -> None:
+    training = TrainingConfig(epochs=30, warmup_epochs=10, schedule_epochs=100, batch_size=96, lr=1.0)
+    timeline = Timeline(training, 960)
+    assert timeline.steps == 300
+    assert timeline.learning_rate(99) == 1.0
+    # 88 % of the peak when training stops (ALTA spec, section 6).
+    assert timeline.learning_rate(300) == pytest.approx(0.883, abs=1e-3)
+
+
+def test_an_epoch_without_a_batch_is_refused() -> None:
+    with pytest.raises(ConfigError, match="an epoch of 10 examples holds no batch of 32"):
+        Timeline(TrainingConfig(epochs=1, batch_size=32), 10)
+    with pytest.raises(ValueError, match=r"set training\.epochs"):
+        TrainingConfig(warmup_epochs=1)
+    with pytest.raises(ValueError, match="order of its epochs"):
+        TrainingConfig(epochs=9, batch_growth=((6, 64), (2, 32)))
+    with pytest.raises(ValueError, match="batch_size=33 is not a multiple"):
+        TrainingConfig(epochs=9, workers=2, batch_growth=((6, 33),))
+
+
+def test_a_plateau_halves_the_rate_and_then_ends_the_run() -> None:
+    training = TrainingConfig(schedule="plateau", plateau_patience=1, early_stopping=5, monitor="loss")
+    progress = Progress()
+    scales = []
+    for loss in (2.0, 1.0, 1.5, 1.5, 1.5, float("nan"), 1.0):
+        progress.update({"validation/loss": loss}, training)
+        scales.append((progress.rate_scale, progress.exhausted(training)))
+    assert scales == [(1, False), (1, False), (1, False), (0.5, False), (0.5, False), (0.25, False), (0.25, True)]
+    assert progress.best == 1.0
+
+
+def test_a_system_without_queries_follows_its_loss() -> None:
+    progress = Progress()
+    progress.update({"validation/loss": 2.0}, TrainingConfig())
+    progress.update({"validation/loss": 3.0}, TrainingConfig())
+    assert (progress.best, progress.since_best) == (2.0, 1)
