@@ -10,12 +10,12 @@ from rayzero.encoders.vision import VisionEncoder
 
 
 class Block(nn.Module):
-    """A pre-norm DINOv2 encoder block: attention and MLP of ratio 4, GELU, LayerScale, no dropout.
+    """A pre-norm ViT encoder block: attention and MLP of ratio 4, GELU, no dropout, LayerScale as in DINOv2.
 
-    Weights keep PyTorch's default initialisation (RadZero spec, section 3).
+    ``layer_scale`` None leaves LayerScale out. Weights keep PyTorch's default initialisation (RadZero spec, section 3).
     """
 
-    def __init__(self, width: int, heads: int, layer_scale: float = 1.0) -> None:
+    def __init__(self, width: int, heads: int, layer_scale: float | None = 1.0) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
@@ -23,21 +23,30 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.scale1 = nn.Parameter(torch.full((width,), layer_scale))
+        self.scale1 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
-        self.scale2 = nn.Parameter(torch.full((width,), layer_scale))
+        self.scale2 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
+        x = x + self.attend(self.norm1(x))
+        return x + self.feed_forward(self.norm2(x))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """What attention adds to the tokens, from the normalised ``x`` (B, N, C)."""
         batch, tokens, width = x.shape
-        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, tokens, width)
-        x = x + self.scale1 * self.project(attended)
-        x = x + self.scale2 * self.contract(F.gelu(self.expand(self.norm2(x))))
-        return x
+        added: Tensor = self.project(attended)
+        return added if self.scale1 is None else self.scale1 * added
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """What the MLP adds to the tokens, from the normalised ``x`` (B, N, C)."""
+        added: Tensor = self.contract(F.gelu(self.expand(x)))
+        return added if self.scale2 is None else self.scale2 * added
 
 
 class Adapter(nn.Module):
