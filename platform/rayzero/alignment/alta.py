@@ -190,8 +190,8 @@ class Alta(AlignmentModel):
 
         Both readings, clean and masked, are one batch of the text encoder.
         """
-        tokens, length = batch.texts, batch.texts.ids.shape[1]
-        noise = noise_of(batch, max(length, self.text.max_tokens))[:, :length]
+        tokens = batch.texts
+        noise = noise_of(batch, self.text.max_tokens)[:, : tokens.ids.shape[1]]
         masked, hidden = hide_words(tokens, noise, self.text, self.settings.word_mask_ratio)
         condition = self.report.condition(images)
         both = TokenBatch(torch.cat([tokens.ids, masked.ids]), tokens.mask.repeat(2, 1))

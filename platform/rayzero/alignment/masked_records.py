@@ -179,7 +179,7 @@ class ReportDecoder(nn.Module):
         self.condition = nn.Linear(vision_width, text.width)
         self.transform = nn.Linear(text.width, text.width)
         self.norm = nn.LayerNorm(text.width, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(len(text.tokenizer)))
+        self.bias = nn.Parameter(torch.zeros(len(word_embeddings(text))))
 
     def forward(self, words: Tensor, tokens: TokenBatch, hidden: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy (T,) over the ``hidden`` (T, L) words of each text, and their number (T,).

@@ -56,10 +56,9 @@ class MRM(PretrainingModel):
         patches, order = hide_patches(views.patches, noise, self.settings.mask_ratio)
         seen = self.vision.encode(patches)
         mim = views.mean(self.decoder(seen, order, pixels).unsqueeze(1)).squeeze(1)
-        length = batch.texts.ids.shape[1]
         masked, hidden = hide_words(
             batch.texts,
-            noise_of(batch, max(length, self.text.max_tokens))[:, :length],
+            noise_of(batch, self.text.max_tokens)[:, : batch.texts.ids.shape[1]],
             self.text,
             self.settings.word_mask_ratio,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from transformers import AutoModel, PretrainedConfig
 
 from rayzero.config import ConfigError, VisionConfig
 from rayzero.encoders.transformer import Adapter, Block, sincos_positions
-from rayzero.encoders.vision import VisionEncoder, build_vision
+from rayzero.encoders.vision import LITE0, VisionEncoder, build_vision
 
 _MARKER = "encoder.json"
 _ARCHITECTURE = "patch-embedding"
@@ -66,7 +67,10 @@ class PatchEmbedding(VisionEncoder):
 
 
 class MaskedViT(VisionEncoder):
-    """A stem, a CLS token, pre-norm blocks and a final norm. ``channels`` is how many a decoder of its images restores."""
+    """A stem, a CLS token, pre-norm blocks and a final norm.
+
+    ``channels`` is how many of them a decoder of its images restores.
+    """
 
     num_prefix = 1
 
@@ -104,6 +108,13 @@ class MaskedViT(VisionEncoder):
         hidden: Tensor = self.norm(x)
         return hidden
 
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for a frozen stem, which keeps its inference statistics."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.stem.parameters()):
+            self.stem.eval()
+        return self
+
     def save_definition(self, folder: Path) -> None:
         """Write the stem's definition; the rest follows from ``model.*``."""
         self.stem.save_definition(folder)
@@ -121,7 +132,7 @@ def build_masked_vit(config: VisionConfig, *, width: int, depth: int, heads: int
         sizes = json.loads(definition.read_text())
         if sizes.pop("architecture") == _ARCHITECTURE:
             return MaskedViT(PatchEmbedding(config.resolution, **sizes), width=width, depth=depth, heads=heads)
-    elif _is_autoencoder(config.encoder):
+    elif config.encoder != LITE0 and _is_autoencoder(config.encoder):
         return _pretrained(config, width=width, depth=depth, heads=heads)
     return MaskedViT(build_vision(config).requires_grad_(False), width=width, depth=depth, heads=heads)
 
@@ -135,7 +146,7 @@ def _is_autoencoder(source: str) -> bool:
     try:
         return PretrainedConfig.get_config_dict(source)[0].get("model_type") == "vit_mae"
     except OSError:
-        return False  # a name of ours, or nothing at all: build_vision knows
+        return False  # nothing there: build_vision says so
 
 
 def _pretrained(config: VisionConfig, *, width: int, depth: int, heads: int) -> MaskedViT:
