@@ -38,6 +38,7 @@ lint: .venv/installed
 lock:
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra test --no-header --no-annotate --no-emit-package torch \
+	    --no-emit-package triton \
 	    --output-file infra/constraints.txt
 
 clean:

@@ -1,4 +1,4 @@
-"""Example studies for the page: held-out films that between them show every finding, with their reports."""
+"""Example studies for the page: held-out films or volumes that between them show every finding, with their reports."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from rayzero.studies.study import Study
 _COLUMNS = ["study_id", "patient_id", "labels", "sentences", "report"]
 
 
-def write_examples(corpus: Path, lake: Lake, folder: Path, *, findings: Sequence[str], count: int = 12) -> None:
-    """Copy ``count`` test films of a phantom ``corpus`` to ``folder`` with the ``examples.json`` that serving reads."""
+def write_examples(
+    corpus: Path, lake: Lake, folder: Path, *, image: str, findings: Sequence[str], count: int = 12
+) -> None:
+    """Copy ``count`` test images of a phantom ``corpus`` to ``folder`` with the ``examples.json`` that serving reads.
+
+    ``image`` is the file of a study: ``pa.dcm`` (a real film is added to those, where one is installed) or
+    ``ct.nii.gz``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for study in _chosen(list(lake.read(splits=["test"], columns=_COLUMNS)), findings, count):
-        source = corpus / "files" / study.patient_id / study.study_id / "pa.dcm"
-        name = f"{study.study_id}.dcm"
+        source = corpus / "files" / study.patient_id / study.study_id / image
+        name = f"{study.study_id}.{image.split('.', 1)[1]}"
         shutil.copyfile(source, folder / name)
         entries.append(_entry(study, name))
-    film = _real_film()
+    film = _real_film() if image == "pa.dcm" else None
     if film is not None:
         shutil.copyfile(film, folder / "real-film.dcm")
         entries.append(

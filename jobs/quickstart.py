@@ -2,6 +2,7 @@
 
 python -m jobs.quickstart                 what `make demo` runs
 python -m jobs.quickstart --no-serve      stops before serving
+python -m jobs.quickstart --system brgsa  another system, here with CT in the place of films
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from rayzero.training.run import pretrain
 from tune.space import load_space
 from tune.sweep import prepare, run_sweep
 
-_SWEEP = Path("tune/spaces/quickstart.yaml")
+_SPACES = Path("tune/spaces")
+# Fine enough for the volumes that the preset asks for.
+_CT_SPACING_MM = 3.0
 # Shares of train, validation and test patients: a test split large enough for narrow intervals.
 _FRACTIONS = (0.62, 0.1, 0.28)
 
@@ -54,6 +57,11 @@ class Demo:
         """The exported model."""
         return str(self.folder / "bundle")
 
+    @property
+    def reads_ct(self) -> bool:
+        """Whether the system reads CT volumes in the place of films."""
+        return self.config.data.input == "volume"
+
     @contextmanager
     def stage(self, name: str, text: str) -> Iterator[None]:
         """Announce a stage and take its time."""
@@ -66,9 +74,10 @@ class Demo:
 
 def build(demo: Demo, *, patients: int, sweep: bool) -> EvaluationResult:
     """Everything up to a bundle and its report."""
-    with demo.stage("phantom", f"Simulating {patients} patients as DICOM films and reports"):
-        simulate(demo.folder / "phantom", patients=patients, seed=demo.config.seed, fractions=_FRACTIONS)
-    with demo.stage("ingest", "Ingesting DICOM and reports into a Parquet lake"):
+    what = "NIfTI CT volumes" if demo.reads_ct else "DICOM films"
+    with demo.stage("phantom", f"Simulating {patients} patients as {what} and reports"):
+        _simulate(demo, patients)
+    with demo.stage("ingest", "Ingesting images and reports into a Parquet lake"):
         _ingest(demo)
     with demo.stage("pretrain", f"Pretraining {demo.config.system} on Ray Train + DeepSpeed"):
         result = pretrain(demo.config)
@@ -77,11 +86,24 @@ def build(demo: Demo, *, patients: int, sweep: bool) -> EvaluationResult:
         evaluated = _evaluate(demo)
     with demo.stage("examples", "Choosing example studies for the page"):
         lake = open_lake(demo.config.data.lake)
-        write_examples(demo.folder / "phantom", lake, demo.folder / "examples", findings=FINDINGS)
+        image = "ct.nii.gz" if demo.reads_ct else "pa.dcm"
+        write_examples(demo.folder / "phantom", lake, demo.folder / "examples", image=image, findings=FINDINGS)
     if sweep:
         with demo.stage("sweep", "Sweeping the temperature with Ray Tune + Optuna"):
             _sweep(demo)
     return evaluated
+
+
+def _simulate(demo: Demo, patients: int) -> None:
+    simulate(
+        demo.folder / "phantom",
+        patients=patients,
+        seed=demo.config.seed,
+        fractions=_FRACTIONS,
+        films=not demo.reads_ct,
+        ct="nifti" if demo.reads_ct else "none",
+        ct_spacing=_CT_SPACING_MM,
+    )
 
 
 def _ingest(demo: Demo) -> None:
@@ -102,7 +124,7 @@ def _evaluate(demo: Demo) -> EvaluationResult:
 
 def _sweep(demo: Demo) -> None:
     base = [f"storage={demo.config.storage}", f"data.lake={demo.config.data.lake}", f"seed={demo.config.seed}"]
-    sweep = prepare(load_space(_SWEEP), "temperature", base)
+    sweep = prepare(load_space(_space(demo.config.system)), "temperature", base)
     best = run_sweep(sweep)
     for trial in best.trials:
         print(f"   {best.metric} {trial.value:.4f}  {trial.parameters}")
@@ -123,13 +145,14 @@ def run(arguments: Sequence[str]) -> None:
     if (folder / "phantom").exists():
         raise ConfigError(f"{folder} holds an earlier demonstration; delete it or choose another --out")
     base = {"name": "quickstart", "system": options.system, "storage": str(folder), "data.lake": str(folder / "lake")}
-    config = registry.resolve(override(preset_config("quickstart", options.overrides), base))
+    config = registry.resolve(override(preset_config(_preset(options.system), options.overrides), base))
     host = None if options.no_serve else Host(folder, options.port, options.page_port)
     if host:
         host.check_ports()
     dashboard = connect()
     demo = Demo(folder, config)
-    evaluated = build(demo, patients=options.patients, sweep=not options.no_sweep)
+    sweep = not options.no_sweep and _space(config.system).is_file()
+    evaluated = build(demo, patients=options.patients, sweep=sweep)
     if host is None:
         finish(demo, evaluated)
         return
@@ -140,12 +163,23 @@ def run(arguments: Sequence[str]) -> None:
     host.wait()
 
 
+def _preset(system: str) -> str:
+    """The preset of a system at laptop size, and the name of its sweep's space."""
+    return "quickstart" if system == "radzero" else f"quickstart-{system}"
+
+
+def _space(system: str) -> Path:
+    return _SPACES / f"{_preset(system)}.yaml"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.quickstart", description=__doc__.split("\n")[0])
     parser.add_argument("--system", default="radzero", help=f"one of {', '.join(registry.system_names())}")
     parser.add_argument("--out", default="runs/demo", help="folder for everything that is made")
     parser.add_argument("--patients", type=int, default=440)
-    parser.add_argument("--no-sweep", action="store_true", help="leave the sweep out")
+    parser.add_argument(
+        "--no-sweep", action="store_true", help="leave the sweep out; systems without a space in tune/spaces have none"
+    )
     parser.add_argument("--no-serve", action="store_true", help="stop before serving")
     parser.add_argument("--port", type=int, default=8000, help="port of the server")
     parser.add_argument("--page-port", type=int, default=7860, help="port of the page")

@@ -79,13 +79,14 @@ class Engine:
         ]
 
     def answer(self, image: ImageFeatures, prompts: Sequence[str], *, maps: bool) -> Answer:
-        """Scores of one image and T sentences, which are used as they are; and their maps."""
-        text = self._encode_prompts(prompts)
-        logits = self._bundle.score(image, text)[0]
+        """Scores of one image and T sentences, each in all the phrasings of the model's evaluation; and their maps."""
+        phrased = self._bundle.phrase(prompts)
+        text = self._encode_prompts(phrased.sentences)
+        logits = phrased.mean(self._bundle.score(image, text))[0]
         return Answer(
             logits=logits,
             probabilities=self._bundle.probability(logits).astype(np.float32),
-            maps=self._bundle.similarity_map(image, text)[0] if maps else None,
+            maps=self._bundle.similarity_map(image, text.rows(torch.from_numpy(phrased.starts)))[0] if maps else None,
         )
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rayzero.alignment import registry
-from rayzero.bundle import Bundle, BundleError, load_bundle, save_bundle, update_card
+from rayzero.bundle import Bundle, BundleError, Phrased, load_bundle, save_bundle, update_card
 from rayzero.config import load_config
 from tests.encoders.tiny import tiny_bert
 from tests.toys import toy_study
@@ -79,3 +79,8 @@ def test_no_bundle_and_another_format_are_named(original: tuple[str, Bundle], tm
     with pytest.raises(BundleError, match="bundle format 99"):
         load_bundle(url)
     assert json.loads((Path(url) / "card.json").read_text())["system"] == "radzero"
+
+
+def test_a_prompt_scores_the_mean_of_its_phrasings() -> None:
+    phrased = Phrased(["a", "b", "c"], np.array([0, 2]))
+    np.testing.assert_allclose(phrased.mean(np.array([[1.0, 3.0, 7.0]], dtype=np.float32)), [[2.0, 7.0]])

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.command import preset_config, preset_names
 from rayzero.alignment import registry
-from rayzero.config import Config, ConfigError, dump_yaml, load_config, override, parse_config
+from rayzero.config import Config, ConfigError, EvaluationConfig, dump_yaml, load_config, override, parse_config
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -43,6 +43,7 @@ def test_overrides_are_dotted_and_typed() -> None:
         (["training.workers=3"], "batch_size=32 is not a multiple of training.workers=3; try 30"),
         (["vision.cache_features=true", "vision.frozen=false"], "vision.cache_features needs vision.frozen=true"),
         (["evaluation.prompt=There is"], "must hold one {}"),
+        (["evaluation.ensemble=[There is]"], "must hold one {}"),
         (["training.workers"], "is not of the form key=value"),
         (["--workers=3"], "is not of the form key=value"),
         (["name=../../etc"], "name='../../etc'"),
@@ -81,3 +82,10 @@ def test_a_missing_or_broken_preset_is_one_message(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().name = "other"  # type: ignore[misc]
+
+
+def test_a_prompt_is_phrased_in_the_ensemble_too() -> None:
+    settings = EvaluationConfig(ensemble=("Chest film with {}.",))
+    assert settings.phrasings("There is a nodule") == ["There is a nodule", "Chest film with a nodule."]
+    assert settings.phrasings("No nodule is seen") == ["No nodule is seen"]
+    assert EvaluationConfig().phrasings("There is edema") == ["There is edema"]

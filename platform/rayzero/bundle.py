@@ -27,8 +27,12 @@ from rayzero.config import Config, dump_yaml, load_config
 from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.study import Image, Study
+from rayzero.studies.volume_preprocess import VolumeGeometry, prepare_volume
 
 FORMAT_VERSION = 1
+
+AnyGeometry = Geometry | VolumeGeometry
+"""How a radiograph or a volume was laid on the encoder's input."""
 
 
 class BundleError(RuntimeError):
@@ -41,6 +45,19 @@ class Calibration:
 
     scale: float = 1.0
     bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Phrased:
+    """Prompts in all their phrasings: the flat list of sentences, and where each prompt's own begin (T,)."""
+
+    sentences: list[str]
+    starts: np.ndarray[Any, np.dtype[np.int64]]
+
+    def mean(self, logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Logits of the sentences (B, S) as logits of the prompts (B, T)."""
+        counts = np.diff(self.starts, append=len(self.sentences))
+        return (np.add.reduceat(logits, self.starts, axis=1) / counts).astype(np.float32)
 
 
 @dataclass
@@ -61,8 +78,14 @@ class Bundle:
         """Map logit above which a pixel counts as part of a finding, chosen on validation studies."""
         return float(self.card.get("map_threshold", 0.0))
 
-    def prepare(self, image: Image) -> tuple[np.ndarray[Any, np.dtype[np.float32]], Geometry]:
-        """``image`` as the encoder's input (1, R, R) in [0, 1], and the geometry that maps results back."""
+    def prepare(self, image: Image) -> tuple[Array, AnyGeometry]:
+        """``image`` as the encoder's input, and the geometry that maps results back to it.
+
+        A radiograph becomes (1, R, R) in [0, 1], a volume (1, Z, Y, X) in [-1, 1]. Raises ValueError for one where
+        the model reads the other.
+        """
+        if self.config.data.input == "volume":
+            return prepare_volume(image, self.config.data)
         return prepare(image, self.config.data, self.config.vision.resolution)
 
     def prepare_study(self, study: Study, frontal: Image, find: FindStudy) -> tuple[Array, list[bool], Geometry]:
@@ -96,6 +119,12 @@ class Bundle:
     def similarity_map(self, image: ImageFeatures, text: TextFeatures) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Map logits on the patch grid (B, T, *grid); ``Geometry.restore`` brings one to the image's own size."""
         return self.model.similarity_map(image, text).float().cpu().numpy()
+
+    def phrase(self, prompts: Sequence[str]) -> Phrased:
+        """Every way in which the model is asked ``prompts`` (see ``EvaluationConfig.phrasings``)."""
+        groups = [self.config.evaluation.phrasings(prompt) for prompt in prompts]
+        starts = np.cumsum([0, *map(len, groups)])[:-1]
+        return Phrased([sentence for group in groups for sentence in group], starts)
 
     def probability(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Calibrated probabilities of ``logits``, of any shape."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from yaml import YAMLError
 
 
@@ -53,7 +53,20 @@ class DataConfig(Settings):
     views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = ("frontal",)
     intensity: Literal["voi", "minmax", "radzero"] = "voi"
     geometry: Literal["stretch", "pad"] = "stretch"
+    volume_spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        (3.0, 1.5, 1.5), description="Voxels (z, y, x) that volumes are resampled to"
+    )
+    volume_shape: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (128, 256, 256), description="Samples (z, y, x) that a resampled volume is cropped or padded to"
+    )
+    hu_range: tuple[float, float] = Field((-1000.0, 1000.0), description="Hounsfield units that become -1 and 1")
     shuffle_window: int = Field(256, ge=1, description="Images held per worker to shuffle among")
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> DataConfig:
+        if not self.hu_range[0] < self.hu_range[1]:
+            raise ValueError(f"data.hu_range={list(self.hu_range)} does not rise; give the lower end first")
+        return self
 
 
 class VisionConfig(Settings):
@@ -61,6 +74,9 @@ class VisionConfig(Settings):
 
     encoder: str = "efficientnet-lite0"
     resolution: int = Field(256, ge=32, le=2048)
+    normalised: bool = Field(
+        False, description="A 3-D ViT standardises volumes as BrgSA did; weights that were trained so need it"
+    )
     frozen: bool = True
     cache_features: bool = Field(False, description="Run a frozen encoder once per image and train from its features")
 
@@ -155,14 +171,26 @@ class EvaluationConfig(Settings):
 
     batch_size: int = Field(32, ge=1)
     bootstrap: int = Field(1000, ge=0, description="Bootstrap replicates behind each interval")
-    prompt: str = "There is {}"
+    prompt: str = Field("There is {}", description="The sentence that asks for a finding")
+    ensemble: tuple[str, ...] = Field(
+        (), description="Further ways to ask; a finding's logit is the mean over all, its map is the prompt's"
+    )
     overlays: int = Field(12, ge=0, description="Example maps drawn in report.html")
 
     @model_validator(mode="after")
-    def _prompt_has_a_slot(self) -> EvaluationConfig:
-        if self.prompt.count("{}") != 1:
-            raise ValueError(f"evaluation.prompt={self.prompt!r} must hold one {{}} where the finding goes")
+    def _prompts_have_a_slot(self) -> EvaluationConfig:
+        for name, prompt in [("prompt", self.prompt), *(("ensemble", one) for one in self.ensemble)]:
+            if prompt.count("{}") != 1:
+                raise ValueError(f"evaluation.{name}={prompt!r} must hold one {{}} where the finding goes")
         return self
+
+    def phrasings(self, prompt: str) -> list[str]:
+        """``prompt`` and, where it asks for a finding as ``self.prompt`` does, the ensemble's ways to ask for it."""
+        before, after = self.prompt.split("{}")
+        if not (prompt.startswith(before) and prompt.endswith(after)):
+            return [prompt]
+        finding = prompt[len(before) : len(prompt) - len(after)]
+        return [prompt, *(template.replace("{}", finding) for template in self.ensemble)]
 
 
 class Config(Settings):

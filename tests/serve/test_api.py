@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from rayzero.alignment.base import ImageFeatures
+from rayzero.bundle import load_bundle
+from rayzero.config import override
 from serve.api import create_api
 from serve.engine import Answer, Description, Engine
 from serve.examples import ExamplesError, ExampleSet
@@ -117,6 +120,19 @@ def test_a_prompt_scores_the_same_whatever_stands_beside_it(engine: Engine) -> N
     assert alone.maps is not None
     assert beside.maps is not None
     assert np.allclose(beside.maps[1], alone.maps[0], atol=1e-5)
+
+
+def test_a_finding_is_asked_in_every_phrasing_of_the_evaluation(bundle_url: str) -> None:
+    bundle = load_bundle(bundle_url)
+    ensemble = override(bundle.config, {"evaluation.ensemble": ["There is a {}", "A chest film with {}"]})
+    several, plain = (Engine("m", replace(bundle, config=config), "", 8) for config in (ensemble, bundle.config))
+    image = plain.encode([np.full((1, 128, 128), 0.3, dtype=np.float32)])[0]
+    asked = several.answer(image, ["There is mass", "Mass, left"], maps=True)
+    each = plain.answer(image, ["There is mass", "There is a mass", "A chest film with mass", "Mass, left"], maps=True)
+    np.testing.assert_allclose(asked.logits, [each.logits[:3].mean(), each.logits[3]], atol=1e-5)
+    assert asked.maps is not None
+    assert each.maps is not None
+    np.testing.assert_allclose(asked.maps, each.maps[[0, 3]], atol=1e-5)
 
 
 @pytest.mark.parametrize(

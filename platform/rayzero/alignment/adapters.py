@@ -46,7 +46,7 @@ class AdaptedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        attended = self.block.attend(self.block.norm1(x))
+        attended = self.block.mix(self.block.norm1(x))
         x = x + attended + self.after(attended)
         y = self.block.norm2(x)
         out: Tensor = x + self.block.feed_forward(y) + 0.5 * self.beside(y)

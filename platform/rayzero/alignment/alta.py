@@ -45,7 +45,7 @@ from rayzero.encoders.masked_vit import MaskedViT, is_definition
 from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
 from rayzero.ops.collectives import largest_of_processes
 from rayzero.ops.local_alignment import local_alignment
-from rayzero.ops.matching import matching_loss
+from rayzero.ops.contrastive import info_nce
 
 _LARGEST_SCALE = 100.0
 
@@ -173,8 +173,8 @@ class Alta(AlignmentModel):
             patch_mask=represented["patch_mask"],
         )
         parts = {
-            "global": matching_loss(logits, positives, group),
-            "local": matching_loss(scores, positives, group),
+            "global": info_nce(logits, positives, group=group),
+            "local": info_nce(scores, positives, group=group),
             **masked_losses(represented, group),
         }
         named = {name: part.detach() for name, part in parts.items()}

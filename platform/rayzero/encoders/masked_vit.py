@@ -20,9 +20,8 @@ from transformers import AutoModel, PretrainedConfig
 
 from rayzero.config import ConfigError, VisionConfig
 from rayzero.encoders.transformer import Adapter, Block, sincos_positions
-from rayzero.encoders.vision import LITE0, VisionEncoder, build_vision
+from rayzero.encoders.vision import LITE0, MARKER, VisionEncoder, build_vision
 
-_MARKER = "encoder.json"
 _ARCHITECTURE = "patch-embedding"
 # Chest radiographs (ALTA spec, section 1).
 _MEAN, _STD = 0.4785, 0.2834
@@ -63,7 +62,7 @@ class PatchEmbedding(VisionEncoder):
         """Write the sizes."""
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {"image_size": self.image_size, "patch": self.patch, "width": self.width}
-        (folder / _MARKER).write_text(json.dumps({"architecture": _ARCHITECTURE, **sizes}))
+        (folder / MARKER).write_text(json.dumps({"architecture": _ARCHITECTURE, **sizes}))
 
 
 class MaskedViT(VisionEncoder):
@@ -127,7 +126,7 @@ def build_masked_vit(config: VisionConfig, *, width: int, depth: int, heads: int
     other encoder is a frozen stem under new blocks. A folder written by ``save_definition`` gives random weights, for a
     bundle to fill. Raises ConfigError when the encoder cannot be had or has other sizes than asked for.
     """
-    definition = Path(config.encoder) / _MARKER
+    definition = Path(config.encoder) / MARKER
     if definition.is_file():
         sizes = json.loads(definition.read_text())
         if sizes.pop("architecture") == _ARCHITECTURE:
@@ -139,7 +138,7 @@ def build_masked_vit(config: VisionConfig, *, width: int, depth: int, heads: int
 
 def is_definition(encoder: str) -> bool:
     """Whether ``encoder`` is a folder that ``save_definition`` wrote, whose weights are with a bundle."""
-    return (Path(encoder) / _MARKER).is_file()
+    return (Path(encoder) / MARKER).is_file()
 
 
 def _is_autoencoder(source: str) -> bool:

@@ -76,6 +76,15 @@ class TextEncoder(nn.Module):
         mask = tokens.mask.unsqueeze(-1).to(words.dtype)
         return (words * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9), words
 
+    def layers(self, tokens: TokenBatch, count: int) -> Tensor:
+        """Word vectors (T, L, C) summed over the last ``count`` layers. Raises ConfigError when there are fewer."""
+        states = self.network(
+            input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=True
+        ).hidden_states[1:]
+        if count > len(states):
+            raise ConfigError(f"text vectors of the last {count} layers: this encoder has {len(states)}")
+        return torch.stack(states[-count:]).sum(dim=0)
+
     def train_last(self, layers: int) -> None:
         """Freeze all but the last ``layers`` transformer layers. Raises ConfigError when there are fewer."""
         stack = self.network.encoder.layer

@@ -1,4 +1,7 @@
-"""Image encoders: radiographs (B, 1, R, R) in [0, 1] to tokens (B, P + N, C), with P prefix tokens (CLS) first."""
+"""Image encoders: radiographs (B, 1, R, R) in [0, 1] to tokens (B, P + N, C), with P prefix tokens (CLS) first.
+
+Those of volumes are in ``rayzero.encoders.volume``.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
-from rayzero.config import ConfigError, VisionConfig
+from rayzero.config import ConfigError, DataConfig, VisionConfig
 
 LITE0 = "efficientnet-lite0"
-_MARKER = "encoder.json"
+MARKER = "encoder.json"
 
 
 class VisionEncoder(nn.Module, ABC):
-    """A 2-D image encoder. ``width`` is C, ``grid`` the patch grid (h, w), ``num_prefix`` the tokens before it."""
+    """An image encoder: ``width`` is C, ``grid`` the patch grid (h, w) or (z, h, w), ``num_prefix`` what comes before.
+
+    A 2-D encoder takes (B, 3, R, R), too: three images in the place of the colours.
+    """
 
     width: int
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     num_prefix: int
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """Tokens (B, P + N, C) of ``pixels`` (B, 1, R, R) in [0, 1]."""
+        """Tokens (B, P + N, C) of ``pixels``."""
 
     @abstractmethod
     def save_definition(self, folder: Path) -> None:
@@ -78,7 +84,7 @@ class EfficientNetLite0(VisionEncoder):
     def save_definition(self, folder: Path) -> None:
         """Write the architecture's name."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _MARKER).write_text(json.dumps({"architecture": LITE0}))
+        (folder / MARKER).write_text(json.dumps({"architecture": LITE0}))
 
 
 class HuggingFaceVision(VisionEncoder):
@@ -120,33 +126,48 @@ class HuggingFaceVision(VisionEncoder):
         self.network.config.save_pretrained(folder)
         mean, std = self._statistics
         (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": mean, "image_std": std}))
-        (folder / _MARKER).write_text(json.dumps({"architecture": "huggingface"}))
+        (folder / MARKER).write_text(json.dumps({"architecture": "huggingface"}))
 
 
-def build_vision(config: VisionConfig) -> VisionEncoder:
-    """The encoder that ``config.encoder`` names, frozen when the config says so.
+def build_vision(config: VisionConfig, data: DataConfig | None = None) -> VisionEncoder:
+    """The encoder that ``config.encoder`` names, for what ``data.input`` says, frozen when the config says so.
 
-    A folder written by ``save_definition`` gives the architecture with random weights, for a bundle to fill.
-    Raises ConfigError when the encoder cannot be had.
+    Volumes go through a 3-D ViT, or slab by slab through any 2-D encoder. A folder written by ``save_definition``
+    gives the architecture with random weights, for a bundle to fill. Raises ConfigError when the encoder cannot be
+    had.
     """
-    encoder = _build(config)
+    volume = data.volume_shape if data is not None and data.input == "volume" else None
+    encoder = _build(config.encoder, config.resolution) if volume is None else _build_volume(config, volume)
     if config.frozen:
         encoder.requires_grad_(False)
     return encoder
 
 
-def _build(config: VisionConfig) -> VisionEncoder:
-    if config.encoder == LITE0:
-        return EfficientNetLite0(config.resolution, pretrained=True)
-    marker = Path(config.encoder) / _MARKER
-    if marker.is_file() and json.loads(marker.read_text())["architecture"] == LITE0:
-        return EfficientNetLite0(config.resolution, pretrained=False)
+def _build_volume(config: VisionConfig, shape: tuple[int, int, int]) -> VisionEncoder:
+    # Imported here: that module builds on this one.
+    from rayzero.encoders.volume import SliceEncoder, build_vit3d, vit3d_size
+
+    size = vit3d_size(config.encoder)
+    if size is not None:
+        return build_vit3d(config.encoder, size, shape, normalised=config.normalised)
+    if shape[1] != shape[2]:
+        raise ConfigError(f"data.volume_shape={list(shape)}: {config.encoder} takes square slices")
+    return SliceEncoder(_build(config.encoder, shape[1]), shape[0])
+
+
+def _build(source: str, resolution: int) -> VisionEncoder:
+    if source == LITE0:
+        return EfficientNetLite0(resolution, pretrained=True)
+    marker = Path(source) / MARKER
+    architecture = json.loads(marker.read_text())["architecture"] if marker.is_file() else ""
+    if architecture == LITE0:
+        return EfficientNetLite0(resolution, pretrained=False)
     try:
-        return HuggingFaceVision(config.encoder, config.resolution, pretrained=not marker.is_file())
+        return HuggingFaceVision(source, resolution, pretrained=not architecture)
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"vision.encoder={config.encoder!r} cannot be loaded: {_first_line(error)}") from error
+        raise ConfigError(f"vision.encoder={source!r} cannot be loaded: {_first_line(error)}") from error
 
 
 def _lite0_weights() -> dict[str, Tensor]:

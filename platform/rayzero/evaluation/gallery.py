@@ -27,7 +27,10 @@ _SHOWN_REPORTS = 3
 
 @dataclass(frozen=True)
 class Overlay:
-    """One finding on one image, in thumbnail pixels: data URIs, true ``boxes`` (x, y, w, h), outlines as SVG paths."""
+    """One finding on one image, in thumbnail pixels: data URIs, true ``boxes`` (x, y, w, h), outlines as SVG paths.
+
+    ``peak`` is None where the map points to another slice than the one shown.
+    """
 
     finding: str
     study_id: str
@@ -40,7 +43,7 @@ class Overlay:
     boxes: list[tuple[float, float, float, float]]
     mask: str
     predicted: str
-    peak: tuple[float, float]
+    peak: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,14 @@ def _varied(pairs: Sequence[tuple[ImageScores, Localised]]) -> list[tuple[ImageS
 
 def _overlay(result: EvaluationResult, one: ImageScores, region: Localised) -> Overlay:
     assert region.grid is not None
-    picture = PillowImage.open(io.BytesIO(one.thumbnail))
+    section = region.section
+    jpeg = one.thumbnail if section is None else region.picture
+    picture = PillowImage.open(io.BytesIO(jpeg))
     width, height = picture.size
-    down, across = height / one.size[0], width / one.size[1]
-    values = Geometry(height, width, result.geometry).restore(region.grid)
+    down, across = height / one.size[-2], width / one.size[-1]
+    # A slice of a volume's map is at the volume's own voxels already.
+    kind = result.geometry if section is None else "stretch"
+    values = Geometry(height, width, kind).restore(region.grid)
     marked = [
         true
         for true in result.scored.truth.studies[one.study_id].regions
@@ -107,7 +114,11 @@ def _overlay(result: EvaluationResult, one: ImageScores, region: Localised) -> O
     ]
     boxes = [true.box for true in marked if true.box is not None]
     masks = [true.mask.array() for true in marked if true.mask is not None]
+    if section is not None:
+        masks = [mask[section] for mask in masks]
     threshold = result.segmentation.threshold if result.segmentation else None
+    shown = section is None or region.peak[2] == section
+    peak = ((region.peak[0] + 0.5) * across, (region.peak[1] + 0.5) * down) if shown else None
     return Overlay(
         finding=region.finding,
         study_id=one.study_id,
@@ -115,17 +126,17 @@ def _overlay(result: EvaluationResult, one: ImageScores, region: Localised) -> O
         detail=_detail(result, one, region),
         width=width,
         height=height,
-        image=_uri(one.thumbnail),
+        image=_uri(jpeg),
         heat=_heat(picture, values),
         boxes=[(x0 * across, y0 * down, (x1 - x0) * across, (y1 - y0) * down) for x0, y0, x1, y1 in boxes],
         mask=_outline(np.logical_or.reduce(masks), 0.5, across, down) if masks else "",
         predicted=_outline(values, threshold, 1.0, 1.0) if threshold is not None else "",
-        peak=((region.peak[0] + 0.5) * across, (region.peak[1] + 0.5) * down),
+        peak=peak,
     )
 
 
 def _detail(result: EvaluationResult, one: ImageScores, region: Localised) -> str:
-    words = []
+    words = [] if region.section is None else [f"slice {region.section} of {one.size[0]}"]
     if result.calibration:
         logit = one.logits[result.scored.findings.index(region.finding)]
         words.append(f"probability {float(probabilities(logit, result.calibration.calibration)):.2f}")

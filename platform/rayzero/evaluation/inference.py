@@ -6,7 +6,6 @@ The same function scores a row group in this process (``InProcess``) and on the 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,24 +14,22 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image as PillowImage
 
 from rayzero.alignment.base import ImageFeatures, TextFeatures
-from rayzero.bundle import Bundle, load_bundle
+from rayzero.bundle import AnyGeometry, Bundle, load_bundle
 from rayzero.config import Config
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.metrics.grounding import box_share, first_peak, inside_any
 from rayzero.evaluation.metrics.segmentation import histograms
+from rayzero.evaluation.pictures import radiograph_picture, section_picture
 from rayzero.evaluation.records import SCHEMA, Float32, ImageScores, Localised, Task, from_table, to_table
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, RowGroup, read_row_group
-from rayzero.studies.preprocess import Geometry, to_unit
 from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
 from rayzero.studies.study import Image, Region, Study
 
 # Texts encoded at a time: sentences of a large test set number tens of thousands.
 _TEXT_BATCH = 256
-_THUMBNAIL_SIDE = 448
 _COLUMNS = ("images", "regions", "prior_study_id")
 
 
@@ -103,8 +100,10 @@ class GroupScorer:
 
     def __init__(self, bundle: Bundle, task: Task, batch_size: int, priors: PriorGroups) -> None:
         self.bundle, self.task, self.batch_size, self.priors = bundle, task, batch_size, priors
-        self._column = {finding: index for index, (finding, _) in enumerate(task.prompts)}
-        self._prompts = _encode(bundle, [prompt for _, prompt in task.prompts])
+        self._phrased = bundle.phrase([prompt for _, prompt in task.prompts])
+        # A finding's map is that of its first phrasing.
+        self._column = {finding: int(at) for (finding, _), at in zip(task.prompts, self._phrased.starts, strict=True)}
+        self._prompts = _encode(bundle, self._phrased.sentences)
         self._sentences = _encode(bundle, task.sentences)
 
     def score(self, group: RowGroup) -> Iterator[ImageScores]:
@@ -119,7 +118,8 @@ class GroupScorer:
         prepared = [self._prepare(study, image, find) for study, image in batch]
         present = [views for _, views, _ in prepared] if prepared[0][1] else None
         features = self.bundle.encode_images([pixels for pixels, _, _ in prepared], present)
-        logits, sentences = self._logits(features, self._prompts), self._logits(features, self._sentences)
+        logits = self._phrased.mean(self._logits(features, self._prompts))
+        sentences = self._logits(features, self._sentences)
         for row, ((study, image), (_, _, geometry)) in enumerate(zip(batch, prepared, strict=True)):
             if not (np.isfinite(logits[row]).all() and np.isfinite(sentences[row]).all()):
                 raise EvaluationError(f"the model gave a logit that is not finite for image {image.image_id}")
@@ -128,14 +128,19 @@ class GroupScorer:
                 study_id=study.study_id,
                 patient_id=study.patient_id,
                 image_id=image.image_id,
-                size=(geometry.height, geometry.width),
+                size=image.shape,
                 logits=logits[row],
                 sentences=sentences[row],
                 regions=tuple(self._localise(features.rows(slice(row, row + 1)), study, image, geometry, example)),
-                thumbnail=_thumbnail(image, self.bundle.config.data.intensity) if example else b"",
+                thumbnail=self._picture(image) if example else b"",
             )
 
-    def _prepare(self, study: Study, image: Image, find: PriorFinder) -> tuple[Float32, list[bool], Geometry]:
+    def _picture(self, image: Image) -> bytes:
+        if len(image.shape) == 3:
+            return section_picture(image.array(), image.shape[0] // 2)
+        return radiograph_picture(image, self.bundle.config.data.intensity)
+
+    def _prepare(self, study: Study, image: Image, find: PriorFinder) -> tuple[Float32, list[bool], AnyGeometry]:
         if self.bundle.config.data.input == "study":
             return self.bundle.prepare_study(study, image, find)
         pixels, geometry = self.bundle.prepare(image)
@@ -146,7 +151,7 @@ class GroupScorer:
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(features.pooled), 0), dtype=np.float32)
 
     def _localise(
-        self, features: ImageFeatures, study: Study, image: Image, geometry: Geometry, example: bool
+        self, features: ImageFeatures, study: Study, image: Image, geometry: AnyGeometry, example: bool
     ) -> Iterator[Localised]:
         """The findings that have a region on ``image``; maps are computed for these alone."""
         regions: dict[str, list[Region]] = {}
@@ -157,7 +162,7 @@ class GroupScorer:
             part, row = divmod(self._column[finding], _TEXT_BATCH)
             text = self._prompts[part].rows(slice(row, row + 1))
             grid = self.bundle.similarity_map(features, text)[0, 0]
-            yield _compare(finding, grid, marked, geometry, image.image_id, keep_grid=example)
+            yield _compare(finding, grid, marked, geometry, image, keep=example)
 
 
 class _Actor:
@@ -186,38 +191,42 @@ def split_groups(lake: Lake, split: str) -> list[RowGroup]:
 
 
 def _compare(
-    finding: str, grid: Float32, marked: Sequence[Region], geometry: Geometry, image_id: str, *, keep_grid: bool
+    finding: str, grid: Float32, marked: Sequence[Region], geometry: AnyGeometry, image: Image, *, keep: bool
 ) -> Localised:
     """A map's peak at the image's own size against the boxes, and its values against the union of the masks."""
     values = geometry.restore(np.ascontiguousarray(grid, dtype=np.float32))
-    peak = first_peak(values)
     boxes = [region.box for region in marked if region.box is not None]
     masks = [region.mask.array() for region in marked if region.mask is not None]
     if any(mask.shape != values.shape for mask in masks):
         raise EvaluationError(
-            f"image {image_id}: a mask of {finding!r} is {masks[0].shape}, the image {values.shape}; ingest it again"
+            f"image {image.image_id}: a mask of {finding!r} is {masks[0].shape}, the image {values.shape}; "
+            "ingest it again"
         )
     union = np.logical_or.reduce(masks) if masks else None
-    return Localised(
+    peak = first_peak(values)
+    hit, chance = None, None
+    if boxes:
+        hit, chance = inside_any(peak, boxes), box_share(boxes, *values.shape)
+    elif union is not None:
+        hit, chance = bool(union[peak[::-1]]), float(union.mean())
+    found = Localised(
         finding=finding,
         peak=peak,
-        hit=inside_any(peak, boxes) if boxes else None,
-        chance=box_share(boxes, *values.shape) if boxes else None,
+        hit=hit,
+        chance=chance,
         histograms=histograms(values, union) if union is not None and union.any() else None,
-        grid=grid if keep_grid else None,
     )
+    if not keep:
+        return found
+    if values.ndim == 2:
+        return replace(found, grid=grid)
+    # The slice where the finding is largest, or where the map points.
+    section = peak[2] if union is None else int(union.sum(axis=(1, 2)).argmax())
+    return replace(found, grid=values[section].copy(), section=section, picture=section_picture(image.array(), section))
 
 
 def _encode(bundle: Bundle, texts: Sequence[str]) -> list[TextFeatures]:
     return [bundle.encode_prompts(part) for part in _chunks(texts, _TEXT_BATCH)]
-
-
-def _thumbnail(image: Image, intensity: str) -> bytes:
-    unit = PillowImage.fromarray(np.round(to_unit(image, intensity) * 255).astype(np.uint8))
-    unit.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), PillowImage.Resampling.LANCZOS)
-    file = io.BytesIO()
-    unit.save(file, "JPEG", quality=88)
-    return file.getvalue()
 
 
 def _ordered(records: Iterable[ImageScores], lake: Lake, split: str, task: Task) -> list[ImageScores]:

@@ -34,28 +34,34 @@ class Task:
 
 @dataclass(frozen=True)
 class Localised:
-    """A finding with a true region on one image: the map's ``peak`` (x, y) and how it compares.
+    """A finding with a true region on one image: the map's ``peak`` (x, y[, z]) and how it compares.
 
-    ``hit`` and ``chance`` (share of pixels in the boxes) are None without a box, ``histograms`` without a mask;
-    ``grid`` (h, w) holds the map's logits on the patch grid, for examples alone.
+    ``hit`` and ``chance`` (share of the image in the true region) are None where the region is unknown,
+    ``histograms`` without a mask. For examples alone: ``grid`` (h, w), the map's logits, on the patch grid of a
+    radiograph or at every pixel of slice ``section`` of a volume, which ``picture`` shows as a JPEG.
     """
 
     finding: str
-    peak: tuple[int, int]
+    peak: tuple[int, ...]
     hit: bool | None = None
     chance: float | None = None
     histograms: Histograms | None = None
     grid: Float32 | None = field(default=None, repr=False)
+    section: int | None = None
+    picture: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """One image: logits of the prompts (F,) and of the sentences (S,), its regions, and a JPEG for examples."""
+    """One image of ``size`` (H, W) or (Z, Y, X): logits of the prompts (F,) and of the sentences (S,), its regions.
+
+    ``thumbnail`` is a JPEG, for examples alone.
+    """
 
     study_id: str
     patient_id: str
     image_id: str
-    size: tuple[int, int]
+    size: tuple[int, ...]
     logits: Float32
     sentences: Float32
     regions: tuple[Localised, ...] = ()
@@ -65,21 +71,21 @@ class ImageScores:
 _REGION = pa.struct(
     [
         ("finding", pa.string()),
-        ("x", pa.int32()),
-        ("y", pa.int32()),
+        ("peak", pa.list_(pa.int32())),
         ("hit", pa.bool_()),
         ("chance", pa.float64()),
         ("foreground", pa.binary()),
         ("everything", pa.binary()),
         ("grid", pa.binary()),
         ("rows", pa.int32()),
+        ("section", pa.int32()),
+        ("picture", pa.binary()),
     ]
 )
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("study_id", "patient_id", "image_id")),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
+        ("size", pa.list_(pa.int32())),
         # Arrays travel as their little-endian bytes: float32, and int64 for the histograms.
         ("logits", pa.binary()),
         ("sentences", pa.binary()),
@@ -96,8 +102,7 @@ def to_table(records: Sequence[ImageScores]) -> pa.Table:
             "study_id": one.study_id,
             "patient_id": one.patient_id,
             "image_id": one.image_id,
-            "height": one.size[0],
-            "width": one.size[1],
+            "size": one.size,
             "logits": one.logits.astype("<f4").tobytes(),
             "sentences": one.sentences.astype("<f4").tobytes(),
             "regions": [_region_row(region) for region in one.regions],
@@ -115,7 +120,7 @@ def from_table(table: pa.Table) -> list[ImageScores]:
             study_id=row["study_id"],
             patient_id=row["patient_id"],
             image_id=row["image_id"],
-            size=(row["height"], row["width"]),
+            size=tuple(row["size"]),
             logits=np.frombuffer(row["logits"], "<f4"),
             sentences=np.frombuffer(row["sentences"], "<f4"),
             regions=tuple(_region(region) for region in row["regions"]),
@@ -129,14 +134,15 @@ def _region_row(region: Localised) -> dict[str, Any]:
     histograms, grid = region.histograms, region.grid
     return {
         "finding": region.finding,
-        "x": region.peak[0],
-        "y": region.peak[1],
+        "peak": region.peak,
         "hit": region.hit,
         "chance": region.chance,
         "foreground": None if histograms is None else histograms.foreground.astype("<i8").tobytes(),
         "everything": None if histograms is None else histograms.everything.astype("<i8").tobytes(),
         "grid": None if grid is None else grid.astype("<f4").tobytes(),
         "rows": 0 if grid is None else grid.shape[0],
+        "section": region.section,
+        "picture": region.picture,
     }
 
 
@@ -144,9 +150,11 @@ def _region(row: dict[str, Any]) -> Localised:
     counts = [np.frombuffer(row[name], "<i8") for name in ("foreground", "everything") if row[name] is not None]
     return Localised(
         finding=row["finding"],
-        peak=(row["x"], row["y"]),
+        peak=tuple(row["peak"]),
         hit=row["hit"],
         chance=row["chance"],
         histograms=Histograms(*counts) if counts else None,
         grid=None if row["grid"] is None else np.frombuffer(row["grid"], "<f4").reshape(row["rows"], -1),
+        section=row["section"],
+        picture=row["picture"],
     )

@@ -29,7 +29,7 @@ class EvaluationResult:
     lake: str
     fingerprint: str
     split: str
-    prompt: str
+    prompts: tuple[str, ...]
     geometry: Literal["stretch", "pad"]
     counts: Mapping[str, int]
     notes: Sequence[str]
@@ -47,7 +47,7 @@ class EvaluationResult:
             "protocol": self.protocol,
             "system": self.system,
             "lake": {"url": self.lake, "fingerprint": self.fingerprint, "split": self.split},
-            "prompt": self.prompt,
+            "prompts": list(self.prompts),
             "counts": dict(self.counts),
             "bootstrap": {"replicates": self.replicates, "confidence": CONFIDENCE, "unit": "patient"},
             "notes": list(self.notes),

@@ -35,6 +35,7 @@ class StudyRecord:
     split: Split
     study_time: str
     prior_study_id: str
+    files: list[str]
     labels: dict[str, int]
     regions: list[dict[str, Any]]
 
@@ -65,8 +66,10 @@ def finish_corpus(root: Path | str, records: Iterable[StudyRecord]) -> None:
     rows = sorted(records, key=lambda record: record.study_id)
     with open(root / "studies.csv", "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["study_id", "patient_id", "split", "study_time", "prior_study_id"])
-        writer.writerows([r.study_id, r.patient_id, r.split, r.study_time, r.prior_study_id] for r in rows)
+        writer.writerow(["study_id", "patient_id", "split", "study_time", "prior_study_id", "files"])
+        writer.writerows(
+            [r.study_id, r.patient_id, r.split, r.study_time, r.prior_study_id, ";".join(r.files)] for r in rows
+        )
     with open(root / "labels.csv", "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["study_id", *FINDINGS])
@@ -126,19 +129,22 @@ def _write_study(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.txt").write_text(write_report(study), encoding="utf-8")
     regions: list[dict[str, Any]] = []
+    names: list[str] = []
     if films:
         rendered = render_films(study, film_size)
         pairs: list[tuple[str, str, Film]] = [("pa", "frontal", rendered.pa), ("lateral", "lateral", rendered.lateral)]
         for number, (name, view, film) in enumerate(pairs):
             path = folder / f"{name}.dcm"
+            names.append(path.name)
             write_film(path, patient, study, film, view, number)
             where = path.relative_to(root).as_posix()
             regions += [_region(study, where, view, r.finding, r.mask, list(r.box)) for r in film.regions]
     if ct != "none":
         regions += _write_ct(root, folder, patient, study, ct, ct_spacing)
+        names += {"dicom": ["ct/"], "nifti": ["ct.nii.gz"], "both": ["ct/", "ct.nii.gz"]}[ct]
     prior = study.prior.study_id if study.prior else ""
     return StudyRecord(
-        study.study_id, study.patient_id, study.split, study.time.isoformat(), prior, study.labels, regions
+        study.study_id, study.patient_id, study.split, study.time.isoformat(), prior, names, study.labels, regions
     )
 
 

@@ -71,11 +71,11 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
     the file gives none that can be trusted; ``window`` is in the units of ``pixels``. ``image_id`` defaults to
     ``radiograph``. Raises StudyFileError.
     """
-    dataset = _parse(data)
+    dataset = parse(data, _ATTRIBUTES)
     _check_header(dataset)
-    stored = _decode(dataset)
+    stored = decode(dataset)
     bits = int(dataset.BitsStored)
-    _check_range(stored, bits)
+    check_range(stored, bits)
     if "ModalityLUTSequence" in dataset:
         stored, bits = _look_up(stored, dataset)
         slope, intercept = 1.0, 0.0
@@ -95,13 +95,18 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
     )
 
 
-def _parse(data: bytes) -> FileDataset:
-    """The listed attributes of the file; the rest of the header is skipped."""
+def view_named(text: str) -> View | None:
+    """The view that a ViewPosition, or the meaning of a view code, stands for; None when it is not a known one."""
+    return _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
+
+
+def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
+    """The listed ``attributes`` of the file; the rest of the header is skipped. Raises StudyFileError."""
     try:
         _check_inflated_size(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_ATTRIBUTES))
+            dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(attributes))
             # Elements are converted on access: touch each here, so that a damaged one is an error of this stage.
             for element in dataset:
                 _ = element.value
@@ -110,7 +115,7 @@ def _parse(data: bytes) -> FileDataset:
     except StudyFileError:
         raise
     except Exception as error:  # pydicom raises many types on damaged files
-        raise StudyFileError("open", f"the DICOM header is damaged or cut short ({_brief(error)})") from error
+        raise StudyFileError("open", f"the DICOM header is damaged or cut short ({brief(error)})") from error
     return dataset
 
 
@@ -129,11 +134,7 @@ def _check_inflated_size(data: bytes) -> None:
 
 def _check_header(dataset: FileDataset) -> None:
     """Refuse all that is not one grey radiograph of a sane size in a known coding."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
-        raise StudyFileError("header", "the file names no transfer syntax")
-    if syntax not in _NATIVE | _ENCAPSULATED:
-        raise StudyFileError("header", f"transfer syntax {uid.UID(syntax).name} ({syntax}) is not supported")
+    check_syntax(dataset)
     sop_class = dataset.get("SOPClassUID")
     if sop_class and sop_class not in _SOP_CLASSES:
         raise StudyFileError("header", f"the file holds {uid.UID(sop_class).name}, not a radiograph")
@@ -149,10 +150,20 @@ def _check_header(dataset: FileDataset) -> None:
     photometric = str(dataset.PhotometricInterpretation)
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise StudyFileError("header", f"the pixels are {photometric}; a radiograph is MONOCHROME1 or MONOCHROME2")
-    _check_layout(dataset)
+    check_layout(dataset)
 
 
-def _check_layout(dataset: Dataset) -> None:
+def check_syntax(dataset: FileDataset) -> None:
+    """Refuse a coding of the pixels that nothing here decodes."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise StudyFileError("header", "the file names no transfer syntax")
+    if syntax not in _NATIVE | _ENCAPSULATED:
+        raise StudyFileError("header", f"transfer syntax {uid.UID(syntax).name} ({syntax}) is not supported")
+
+
+def check_layout(dataset: Dataset) -> None:
+    """Refuse a size beyond ``MAX_PIXELS``, and bits that do not fit their words."""
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise StudyFileError("header", f"an image of {rows}x{columns} is outside 1 to {MAX_PIXELS:,} pixels")
@@ -163,7 +174,7 @@ def _check_layout(dataset: Dataset) -> None:
         raise StudyFileError("header", f"HighBit {dataset.HighBit} does not fit {bits} stored bits")
 
 
-def _decode(dataset: FileDataset) -> np.ndarray[Any, Any]:
+def decode(dataset: FileDataset) -> np.ndarray[Any, Any]:
     """The stored values (H, W) as uint8, uint16 or int16."""
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -178,9 +189,9 @@ def _decode(dataset: FileDataset) -> np.ndarray[Any, Any]:
         raise
     except Exception as error:  # each decoder raises its own types
         name = uid.UID(syntax).name
-        raise StudyFileError("decode", f"the {name} pixel data does not decode ({_brief(error)})") from error
+        raise StudyFileError("decode", f"the {name} pixel data does not decode ({brief(error)})") from error
     if pixels.ndim != 2:
-        raise StudyFileError("decode", f"the pixel data decodes to shape {pixels.shape}; a radiograph has two axes")
+        raise StudyFileError("decode", f"the pixel data decodes to shape {pixels.shape}; an image has two axes")
     return pixels.astype(np.int16) if pixels.dtype == np.int8 else pixels
 
 
@@ -194,7 +205,8 @@ def _check_codestream(dataset: Dataset) -> None:
             raise StudyFileError("decode", reason)
 
 
-def _check_range(stored: np.ndarray[Any, Any], bits: int) -> None:
+def check_range(stored: np.ndarray[Any, Any], bits: int) -> None:
+    """Refuse values beyond the range of ``bits``."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.dtype == np.int16 else (0, 2**bits - 1)
     seen_low, seen_high = int(stored.min()), int(stored.max())
     if seen_low < low or seen_high > high:
@@ -208,16 +220,16 @@ def _look_up(stored: np.ndarray[Any, Any], dataset: Dataset) -> tuple[np.ndarray
         bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         values = apply_modality_lut(stored, dataset)
     except Exception as error:
-        raise StudyFileError("pixels", f"the modality LUT is damaged ({_brief(error)})") from error
+        raise StudyFileError("pixels", f"the modality LUT is damaged ({brief(error)})") from error
     if not 1 <= bits <= 16:
         raise StudyFileError("pixels", f"the modality LUT states {bits} bits an entry; 1 to 16 are supported")
     values = values.astype(np.uint8 if bits <= 8 else np.uint16)
-    _check_range(values, bits)
+    check_range(values, bits)
     return values, bits
 
 
 def _rescale(dataset: Dataset) -> tuple[float, float]:
-    slope, intercept = _numbers(dataset.get("RescaleSlope")), _numbers(dataset.get("RescaleIntercept"))
+    slope, intercept = numbers(dataset.get("RescaleSlope")), numbers(dataset.get("RescaleIntercept"))
     if slope and (slope[0] == 0 or not np.isfinite(slope[0])):
         raise StudyFileError("header", f"RescaleSlope is {slope[0]:g}; it maps every pixel to one value")
     return (slope[0] if slope else 1.0), (intercept[0] if intercept else 0.0)
@@ -225,7 +237,7 @@ def _rescale(dataset: Dataset) -> tuple[float, float]:
 
 def _window(dataset: Dataset, slope: float, intercept: float) -> tuple[float, ...]:
     """The first display window, in stored values, or () when absent or of no width."""
-    centres, widths = _numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth"))
+    centres, widths = numbers(dataset.get("WindowCenter")), numbers(dataset.get("WindowWidth"))
     if not centres or not widths or not np.isfinite(centres[0]) or not 0 < widths[0] < np.inf:
         return ()
     return ((centres[0] - intercept) / slope, widths[0] / abs(slope))
@@ -243,7 +255,7 @@ def _invert(
 def _spacing(dataset: Dataset) -> tuple[float, ...]:
     # The detector plane comes first: PixelSpacing of a projection may be calibrated to any plane, or be [0, 0].
     for name in ("ImagerPixelSpacing", "PixelSpacing"):
-        values = _numbers(dataset.get(name))
+        values = numbers(dataset.get(name))
         if len(values) == 2 and all(0 < value < np.inf for value in values):
             return tuple(values)
     return ()
@@ -252,20 +264,17 @@ def _spacing(dataset: Dataset) -> tuple[float, ...]:
 def _view(dataset: Dataset) -> View:
     codes = dataset.get("ViewCodeSequence") or []
     meanings = [str(code.get("CodeMeaning", "")) for code in codes]
-    for text in [str(dataset.get("ViewPosition") or ""), *meanings]:
-        view = _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
-        if view:
-            return view
-    return "unknown"
+    named = (view_named(text) for text in [str(dataset.get("ViewPosition") or ""), *meanings])
+    return next((view for view in named if view), "unknown")
 
 
-def _numbers(value: Any) -> list[float]:
+def numbers(value: Any) -> list[float]:
     """A DICOM number, list of numbers, or empty element as a list."""
     if value is None or value == "":
         return []
     return [float(item) for item in (value if isinstance(value, Sequence) else [value])]
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """The first line of a library's message, short enough for a table cell."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -16,6 +16,7 @@ import pyarrow as pa
 from rayzero.config import Companion, DataConfig, Input
 from rayzero.studies.preprocess import prepare
 from rayzero.studies.study import Image, Study, View
+from rayzero.studies.volume_preprocess import prepare_volume
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 FindStudy = Callable[[str], Study | None]
@@ -133,6 +134,8 @@ def _stack(examples: pa.Table, data: str, shape: str) -> Array:
 def _example(
     study: Study, image: Image, data: DataConfig, resolution: int, find: FindStudy
 ) -> tuple[Array, list[bool]]:
+    if data.input == "volume":
+        return prepare_volume(image, data)[0], []
     if data.input == "study":
         return prepare_views(study_views(study, image, data, find), data, resolution)
     return prepare(image, data, resolution)[0], []

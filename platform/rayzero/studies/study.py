@@ -7,6 +7,7 @@ id, never by position. Bump ``SCHEMA_VERSION`` when a field changes meaning.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,8 +28,9 @@ class Image:
     """One radiograph (H, W) or one volume (Z, Y, X), stored losslessly.
 
     ``pixels`` holds the little-endian C-order bytes of ``dtype``. Radiographs are stored with air dark and
-    bone bright (MONOCHROME2 sense); volumes in Hounsfield units. ``spacing_mm`` follows ``shape``, axis by
-    axis, and is empty when the file gives none that can be trusted.
+    bone bright (MONOCHROME2 sense). A volume holds int16 Hounsfield units on axes of one orientation: Z rises to
+    the head, Y to the back, X to the patient's left, the axes of DICOM patient coordinates (LPS), last axis first.
+    ``spacing_mm`` follows ``shape``, axis by axis, and is empty when a radiograph gives none that can be trusted.
     """
 
     image_id: str
@@ -95,35 +97,37 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Mask:
-    """A binary mask of ``size`` (H, W) as row-major run lengths that begin with the run of zeros."""
+    """A binary mask of ``size`` (H, W) or (Z, Y, X) as row-major run lengths that begin with the run of zeros."""
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     counts: tuple[int, ...]
 
     @classmethod
     def from_array(cls, mask: np.ndarray[Any, Any]) -> Mask:
-        """Encode a (H, W) array; every non-zero pixel is foreground."""
-        height, width = mask.shape
+        """Encode an array of two or three axes; every non-zero element is foreground."""
         flat = np.concatenate([[0], (mask.reshape(-1) != 0).astype(np.int8), [0]])
         edges = np.flatnonzero(np.diff(flat))
-        counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+        counts = np.diff(np.concatenate([[0], edges, [mask.size]]))
         if len(counts) and counts[-1] == 0:
             counts = counts[:-1]
-        return cls(size=(int(height), int(width)), counts=tuple(int(c) for c in counts))
+        return cls(size=tuple(int(n) for n in mask.shape), counts=tuple(int(c) for c in counts))
 
     def array(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Decode to a boolean (H, W) array. Raises ValueError when the runs do not fill the size."""
-        height, width = self.size
+        """Decode to a boolean array of ``size``. Raises ValueError when the runs do not fill the size."""
         values = np.arange(len(self.counts)) % 2 == 1
-        flat = np.repeat(values, self.counts)
-        if flat.size != height * width:
-            raise ValueError(f"mask runs cover {flat.size} pixels of {height}x{width}; the record is damaged")
-        return flat.reshape(height, width)
+        # Summed before anything is expanded: a damaged record may claim any length.
+        if sum(self.counts) != math.prod(self.size) or min(self.counts, default=0) < 0:
+            size = "x".join(map(str, self.size))
+            raise ValueError(f"mask runs cover {sum(self.counts)} elements of {size}; the record is damaged")
+        return np.repeat(values, self.counts).reshape(self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Where a finding is on one image: a box (x0, y0, x1, y1 in pixels, x1 and y1 exclusive), a mask, or both."""
+    """Where a finding is on one image: a box (x0, y0, x1, y1 in pixels, x1 and y1 exclusive), a mask, or both.
+
+    On a volume it is the mask (Z, Y, X) alone.
+    """
 
     image_id: str
     finding: str

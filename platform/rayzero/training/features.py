@@ -29,7 +29,9 @@ from rayzero.studies.study import Split
 
 _ENCODE_BATCH = 16
 # The settings that decide what an encoder gets to see.
-_PREPARED = {"input", "companions", "views", "intensity", "geometry"}
+_PREPARED = {
+    "input", "companions", "views", "intensity", "geometry", "volume_spacing_mm", "volume_shape", "hu_range"
+}  # fmt: skip
 
 
 def training_source(config: Config, lake: Lake, split: Split) -> Source:
@@ -55,7 +57,8 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
     """A name for the features of ``split``: equal exactly when the features are."""
     data = config.data.model_dump(mode="json", include=_PREPARED)
     pixels = registry.find_system(config).needs_pixels
-    parts = [lake.fingerprint, split, config.vision.encoder, config.vision.resolution, data, pixels]
+    vision = config.vision.model_dump(mode="json", include={"encoder", "resolution", "normalised"})
+    parts = [lake.fingerprint, split, vision, data, pixels]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -90,7 +93,7 @@ class _Encoder:
 
     def __init__(self, config: Config, source: Source, folder: str) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoder = build_vision(config.vision).to(self.device).eval()
+        self.encoder = build_vision(config.vision, config.data).to(self.device).eval()
         self.keep_pixels = registry.find_system(config).needs_pixels
         self.config, self.source, self.folder = config, source, folder
 
@@ -99,10 +102,14 @@ class _Encoder:
         index = int(batch["id"][0])
         examples = read_examples(self.source, self.source.row_groups[index])
         pixels = torch.from_numpy(stacked(examples))
-        # Views of a study (B, V, 1, R, R) go through the encoder as radiographs.
-        views = pixels.flatten(0, -4) if self.config.data.input == "study" else pixels
-        chunks = [self.encoder(part.to(self.device)).half().cpu() for part in views.split(_ENCODE_BATCH)]
-        features = torch.cat(chunks).unflatten(0, pixels.shape[: pixels.ndim - views.ndim + 1])
+        if self.config.data.input == "study":
+            # Views of a study (B, V, 1, R, R) go through the encoder as radiographs; absent ones stay zero.
+            present = torch.tensor(examples.column("present").to_pylist())
+            seen = self._encode(pixels[present])
+            features = seen.new_zeros(*present.shape, *seen.shape[1:])
+            features[present] = seen
+        else:
+            features = self._encode(pixels)
         path = f"{self.folder}/part-{index:06d}.parquet"
         fs, target = fsspec.core.url_to_fs(path)
         with fs.open(target, "wb") as file:
@@ -110,3 +117,6 @@ class _Encoder:
                 with_features(examples, features.numpy(), keep_pixels=self.keep_pixels), file, compression="zstd"
             )
         return {"id": np.array([index]), "path": np.array([path]), "num_rows": np.array([examples.num_rows])}
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.encoder(part.to(self.device)).half().cpu() for part in pixels.split(_ENCODE_BATCH)])

@@ -49,8 +49,7 @@ def phantom(tmp_path: Path) -> Path:
         "box": [1, 2, 3, 4],
         "rle": {"size": [2, 3], "counts": [1, 2, 3]},
     }
-    volume = {**region, "file": "files/p1/s1/ct", "view": "volume"}
-    (tmp_path / "regions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (region, volume)))
+    (tmp_path / "regions.jsonl").write_text(json.dumps(region) + "\n")
     return tmp_path
 
 

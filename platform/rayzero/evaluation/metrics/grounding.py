@@ -1,5 +1,7 @@
 """The pointing game: does the peak of a map lie in a box of its finding (datasets spec, section 5.2)?
 
+A region that has no box, as on a volume, is hit inside its mask.
+
 Our lakes hold half-open boxes, x1 and y1 exclusive; the published code compares inclusive pixel corners. A pixel
 that is inside one is inside the other, because ingest converts the corners.
 """
@@ -15,13 +17,12 @@ import numpy as np
 Box = tuple[float, float, float, float]
 
 
-def first_peak(values: np.ndarray[Any, Any]) -> tuple[int, int]:
-    """The first maximum of a map (H, W) in row-major order, as (x, y)."""
-    y, x = np.unravel_index(int(np.argmax(values)), values.shape)
-    return int(x), int(y)
+def first_peak(values: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    """The first maximum of a map (H, W) or (Z, Y, X) in row-major order, as (x, y) or (x, y, z)."""
+    return tuple(int(index) for index in reversed(np.unravel_index(int(np.argmax(values)), values.shape)))
 
 
-def inside_any(point: tuple[int, int], boxes: Sequence[Box]) -> bool:
+def inside_any(point: tuple[int, ...], boxes: Sequence[Box]) -> bool:
     """Whether the pixel ``point`` (x, y) lies in one of the half-open ``boxes`` (x0, y0, x1, y1)."""
     x, y = point
     return any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in boxes)

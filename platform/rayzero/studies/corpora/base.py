@@ -6,11 +6,9 @@ reaches the corpus folder.
 
 from __future__ import annotations
 
-import csv
-import io
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol, cast, get_args
 
@@ -19,23 +17,41 @@ from fsspec.core import url_to_fs
 
 from rayzero.reports.sections import parse_report
 from rayzero.reports.sentences import extract_sentences
-from rayzero.studies.errors import CorpusError, StudyFileError
+from rayzero.studies.corpora.regions import place
+from rayzero.studies.corpora.tables import Row
+from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.lake import Quarantined
-from rayzero.studies.study import Image, Region, Split, Study
+from rayzero.studies.series import read_series
+from rayzero.studies.study import Image, Region, Report, Split, Study, View
+from rayzero.studies.volumes import is_litter, is_volume, read_volume
+from rayzero.studies.voxels import VolumeHeader
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRef:
-    """An image file: its id in the lake, and its path relative to the corpus root."""
+    """An image file: its id in the lake, and its path relative to the corpus root.
+
+    A path that ends in "/" is the folder of a DICOM CT series. ``view`` is what the corpus's own table says, which
+    outranks the file's header. ``size`` (height, width) is the frame in which the corpus measures regions on this
+    image; None when its tables do not say. ``header`` is what they say of a volume whose file says nothing, or is
+    wrong.
+    """
 
     image_id: str
     path: str
+    view: View | None = None
+    size: tuple[int, int] | None = None
+    header: VolumeHeader | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRef:
-    """A study before its files are read. ``report_file`` (relative path) is read when ``report`` is empty."""
+    """A study before its files are read.
+
+    ``report`` is already in sections or a text; when it is "", the text is that of ``report_file`` (relative path).
+    ``parse`` finds the sections of a text.
+    """
 
     study_id: str
     patient_id: str
@@ -44,8 +60,9 @@ class StudyRef:
     study_time: datetime | None = None
     prior_study_id: str | None = None
     files: tuple[FileRef, ...] = ()
-    report: str = ""
+    report: Report | str = ""
     report_file: str = ""
+    parse: Callable[[str], Report] = parse_report
     labels: Mapping[str, int] = field(default_factory=dict)
     regions: tuple[Region, ...] = ()
 
@@ -53,7 +70,10 @@ class StudyRef:
 class Corpus(Protocol):
     """A published collection, or the layout of one's own."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What ``--corpus`` calls it."""
+        ...
 
     def studies(self, root: str) -> Iterator[StudyRef | Quarantined]:
         """Every study under ``root`` (folder or URL), and every table row that is not one.
@@ -86,7 +106,8 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     images: list[Image] = []
     for file in ref.files:
         try:
-            images.append(read_image(_read(fs, base, file.path), name=file.image_id))
+            image = _read_file(fs, base, file)
+            images.append(replace(image, view=file.view) if file.view else image)
         except StudyFileError as error:
             refused.append(_refusal(ref, file.path, error))
     if not images:
@@ -97,11 +118,9 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
         try:
             text = _decode(_read(fs, base, ref.report_file))
         except StudyFileError as error:
-            refused.append(
-                Quarantined(study_id=ref.study_id, file=ref.report_file, stage="report", reason=error.reason)
-            )
-    report = parse_report(text)
-    regions, lost = _split_regions(ref, {image.image_id for image in images})
+            refused.append(_refusal(ref, ref.report_file, error, stage="report"))
+    report = ref.parse(text) if isinstance(text, str) else text
+    regions, lost = place(ref.study_id, ref.regions, images, {file.image_id: file.size for file in ref.files})
     study = Study(
         study_id=ref.study_id,
         patient_id=ref.patient_id,
@@ -112,40 +131,13 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
         images=tuple(images),
         report=report,
         sentences=extract_sentences(report),
-        labels=ref.labels,
+        labels=dict(ref.labels),
         regions=regions,
     )
     return study, refused + lost
 
 
-def read_table(root: str, name: str, required: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of the CSV file ``name`` under ``root``; blank cells are "". Raises CorpusError."""
-    reader = csv.DictReader(io.StringIO(read_text(root, name)), strict=True)
-    try:
-        rows = [{k: (v or "").strip() for k, v in row.items() if isinstance(k, str)} for row in reader]
-    except csv.Error as error:
-        raise CorpusError(f"{name} is not a readable CSV table: line {reader.line_num}: {error}") from None
-    missing = [column for column in required if column not in (reader.fieldnames or ())]
-    if missing:
-        raise CorpusError(f"{name} lacks the column(s) {', '.join(missing)}")
-    return rows
-
-
-def read_text(root: str, name: str) -> str:
-    """The UTF-8 file ``name`` under ``root`` (a BOM is dropped). Raises CorpusError."""
-    fs, base = url_to_fs(root)
-    if not fs.exists(base):
-        raise CorpusError(f"no corpus at {root}: the folder does not exist")
-    try:
-        data: bytes = fs.cat_file(f"{base}/{name}")
-        return data.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise CorpusError(f"{root} holds no {name}; is it the root of this corpus?") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{name} cannot be read as UTF-8 text: {error}") from None
-
-
-def common_fields(row: Mapping[str, str]) -> tuple[Split, datetime | None, str | None]:
+def common_fields(row: Row) -> tuple[Split, datetime | None, str | None]:
     """Split, time (naive UTC) and prior study of a table row. Raises ValueError naming the bad cell."""
     if not row["study_id"] or not row["patient_id"]:
         raise ValueError("study_id or patient_id is blank")
@@ -157,11 +149,37 @@ def common_fields(row: Mapping[str, str]) -> tuple[Split, datetime | None, str |
     return cast(Split, row["split"]), time, row.get("prior_study_id") or None
 
 
-def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
-    """The bytes of ``path``, which a table named: it may not point outside the corpus."""
+def _read_file(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
+    if file.path.endswith("/"):
+        return _read_series(fs, base, file)
+    data = _read(fs, base, file.path)
+    if is_volume(data):
+        return read_volume(data, name=file.image_id, header=file.header)
+    return read_image(data, name=file.image_id)
+
+
+def _read_series(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
+    """The volume in a folder, one slice's file in memory at a time."""
+    folder = _inside(base, file.path)
+    try:
+        paths = [str(item["name"]) for item in fs.ls(folder, detail=True) if item["type"] == "file"]
+    except OSError as error:
+        raise StudyFileError("open", f"the folder cannot be listed: {error.strerror or error}") from error
+    names = [name for name in sorted(posixpath.basename(path) for path in paths) if not is_litter(name)]
+    slices = ((name, _read(fs, base, file.path + name)) for name in names)
+    return read_series(slices, len(names), file.image_id)
+
+
+def _inside(base: str, path: str) -> str:
+    """The full path of ``path``, which a table named: it may not point outside the corpus."""
     full = posixpath.normpath(f"{base}/{path}")
     if path.startswith("/") or not full.startswith(posixpath.normpath(base) + "/"):
         raise StudyFileError("open", "the path leads outside the corpus folder")
+    return full
+
+
+def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
+    full = _inside(base, path)
     try:
         data: bytes = fs.cat_file(full)
     except FileNotFoundError:
@@ -178,21 +196,5 @@ def _decode(data: bytes) -> str:
         raise StudyFileError("report", f"the report is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _refusal(ref: StudyRef, path: str, error: StudyFileError) -> Quarantined:
-    return Quarantined(study_id=ref.study_id, file=path, stage=error.stage, reason=error.reason)
-
-
-def _split_regions(ref: StudyRef, images: set[str]) -> tuple[tuple[Region, ...], list[Quarantined]]:
-    """Regions on images that were read, and an entry for each of the others."""
-    kept = tuple(region for region in ref.regions if region.image_id in images)
-    lost = [
-        Quarantined(
-            study_id=ref.study_id,
-            file=region.image_id,
-            stage="region",
-            reason=f"the region {region.phrase!r} is on an image that was not read",
-        )
-        for region in ref.regions
-        if region.image_id not in images
-    ]
-    return kept, lost
+def _refusal(ref: StudyRef, path: str, error: StudyFileError, stage: str = "") -> Quarantined:
+    return Quarantined(study_id=ref.study_id, file=path, stage=stage or error.stage, reason=error.reason)

@@ -1,0 +1,78 @@
+"""MS-CXR: phrases with boxes on images of MIMIC-CXR-JPG (datasets spec, 3.1).
+
+``MS_CXR_Local_Alignment_v{1.1.0,1.0.0}.csv`` lies in the root of MIMIC-CXR-JPG. One phrase may have several boxes.
+Release 1.0.0 has no split: all of it is test. The ids are those of MIMIC-CXR, most of whose images are in that
+corpus's train split: ingest it with ``--exclude`` and this lake before pretraining on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rayzero.studies.corpora.base import FileRef, StudyRef
+from rayzero.studies.corpora.mimic import ids_of_path
+from rayzero.studies.corpora.regions import box_from_corner
+from rayzero.studies.corpora.tables import Row, one_of_files, read_rows
+from rayzero.studies.lake import Quarantined
+from rayzero.studies.study import Region, Split
+
+FINDINGS = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Lung Opacity", "Pleural Effusion", "Pneumonia",
+    "Pneumothorax",
+)  # fmt: skip
+_TABLES = ("MS_CXR_Local_Alignment_v1.1.0.csv", "MS_CXR_Local_Alignment_v1.0.0.csv")
+_FIELDS = ("dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height")
+_SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "validate": "validation", "test": "test"}
+
+
+@dataclass
+class _Study:
+    patient: str
+    split: Split
+    files: dict[str, FileRef] = field(default_factory=dict)
+    regions: list[Region] = field(default_factory=list)
+
+
+class MsCxr:
+    """Grounded phrases."""
+
+    name = "ms-cxr"
+
+    def studies(self, root: str) -> Iterator[StudyRef | Quarantined]:
+        """See ``Corpus.studies``."""
+        studies: dict[str, _Study] = {}
+        table = one_of_files(root, _TABLES, "the table of phrases and boxes")
+        for row in read_rows(root, table, _FIELDS, optional=("split",)):
+            try:
+                self._add(row, studies)
+            except ValueError as error:
+                yield row.refused(error)
+        for study_id, study in studies.items():
+            yield StudyRef(
+                study_id=study_id,
+                patient_id=study.patient,
+                corpus=self.name,
+                split=study.split,
+                files=tuple(study.files.values()),
+                labels={region.finding: 1 for region in study.regions},
+                regions=tuple(study.regions),
+            )
+
+    def _add(self, row: Row, studies: dict[str, _Study]) -> None:
+        patient, study_id, image_id = ids_of_path(row["path"])
+        if image_id != row["dicom_id"]:
+            raise ValueError(f"dicom_id is {row['dicom_id']!r}, path names {image_id!r}")
+        split = row.one_of("split", _SPLITS) if "split" in row.cells else "test"
+        region = Region(
+            image_id=image_id,
+            finding=row.one_of("category_name", {name: name for name in FINDINGS}),
+            phrase=row.filled("label_text"),
+            box=box_from_corner(*(row.real(name) for name in ("x", "y", "w", "h"))),
+        )
+        size = row.integer("image_height"), row.integer("image_width")
+        study = studies.setdefault(study_id, _Study(patient, split))
+        if study.split != split:
+            raise ValueError(f"the study is in two splits, {study.split} and {split}")
+        study.files.setdefault(image_id, FileRef(image_id=image_id, path=row["path"], size=size))
+        study.regions.append(region)

@@ -1,0 +1,102 @@
+"""CT volumes out of files, told apart by content: NIfTI, a zipped DICOM series, or a bare ``.npz``.
+
+Every one becomes int16 Hounsfield units (Z, Y, X) on the lake's axes (``study.Image``). Sizes are checked before
+anything is inflated or decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.lib import format as npy
+
+from rayzero.studies.dicom import brief
+from rayzero.studies.errors import StudyFileError
+from rayzero.studies.nifti import is_nifti, read_nifti
+from rayzero.studies.orientation import Array
+from rayzero.studies.series import MAX_SLICES, read_series
+from rayzero.studies.study import Image
+from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader, check_size, volume_image
+
+ACCEPTED = "NIfTI or a zip of one DICOM CT series"
+
+_ZIP = b"PK\x03\x04"
+_ARRAY = "ct.npy"
+_MAX_BYTES = 4 * MAX_VOXELS
+
+
+def is_volume(data: bytes) -> bool:
+    """Whether the bytes are of a kind that ``read_volume`` takes."""
+    return data.startswith(_ZIP) or is_nifti(data)
+
+
+def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = None) -> Image:
+    """The volume in ``data``: NIfTI (gzipped or not), a zip of one DICOM CT series, or ``.npz`` with the array ``ct``.
+
+    ``name`` becomes the ``image_id``. ``header`` stands in for what a NIfTI file says of its geometry and scale, and
+    is needed for ``.npz``, which says nothing; a DICOM series speaks for itself. Raises StudyFileError.
+    """
+    image_id = name or "volume"
+    if is_nifti(data):
+        return read_nifti(data, image_id, header)
+    if not data.startswith(_ZIP):
+        raise StudyFileError("open", f"the file holds no volume; give {ACCEPTED}")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _read_archive(archive, image_id, header)
+    except StudyFileError:
+        raise
+    except Exception as error:  # zipfile and its decompressors raise many types on damaged archives
+        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({brief(error)})") from error
+
+
+def is_litter(path: str) -> bool:
+    """Whether a file is what media and desktops add to a series: an index, or a hidden file."""
+    parts = PurePosixPath(path).parts
+    return "__MACOSX" in parts or parts[-1].startswith(".") or parts[-1].upper() in ("DICOMDIR", "THUMBS.DB")
+
+
+def _read_archive(archive: zipfile.ZipFile, image_id: str, header: VolumeHeader | None) -> Image:
+    members = [item for item in archive.infolist() if not item.is_dir() and not is_litter(item.filename)]
+    total = sum(item.file_size for item in members)
+    if total > _MAX_BYTES:
+        raise StudyFileError("open", f"the zip archive expands to {total:,} bytes; {_MAX_BYTES:,} are the limit")
+    if len(members) > MAX_SLICES:
+        raise StudyFileError("open", f"the zip archive holds {len(members)} files; a series has {MAX_SLICES} at most")
+    if any(item.filename == _ARRAY for item in members):
+        if header is None:
+            reason = "an .npz states neither spacing nor orientation; ingest it with the corpus that it belongs to"
+            raise StudyFileError("header", reason)
+        return volume_image(image_id, _read_array(archive, header), header, units_stated=False)
+
+    def slices() -> Iterator[tuple[str, bytes]]:
+        for item in members:
+            # zipfile never yields more than the stated size, and checks the sum at the end.
+            yield item.filename[-80:], archive.read(item)
+
+    return read_series(slices(), len(members), image_id)
+
+
+def _read_array(archive: zipfile.ZipFile, header: VolumeHeader) -> Array:
+    """The array ``ct``; its own header is checked before its values are read, and nothing is unpickled."""
+    with archive.open(_ARRAY) as file:
+        try:
+            version = npy.read_magic(file)
+            reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, fortran, dtype = reader(file)
+        except ValueError as error:
+            raise StudyFileError("header", f"the array ct is damaged ({brief(error)})") from None
+        check_size(shape)
+        if dtype.kind not in "iuf" or dtype.itemsize > 8:
+            raise StudyFileError("header", f"the array ct holds {dtype}; give integers or floats")
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if size > _MAX_BYTES:
+            raise StudyFileError("header", f"the array ct takes {size:,} bytes; {_MAX_BYTES:,} are the limit")
+        data = file.read(size)
+    if len(data) != size:
+        raise StudyFileError("decode", f"the array ct is cut short: {len(data):,} of {size:,} bytes are there")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
