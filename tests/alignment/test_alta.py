@@ -217,6 +217,8 @@ def test_alta_takes_the_image_towers_of_an_mrm_bundle_and_then_stands_alone(fold
     (tmp_path / "mrm" / "model.safetensors").unlink()
     again = load_bundle(exported).model
     torch.testing.assert_close(again.encode_image(pixels).pooled, model.encode_image(pixels).pooled)
+    with pytest.raises(ConfigError, match=r"model\.mrm is empty"):
+        registry.build(config("alta", folder))
     with pytest.raises(ConfigError, match="is no bundle"):
         registry.build(aligned)
     with pytest.raises(ConfigError, match="is a bundle of alta"):

@@ -40,12 +40,12 @@ from rayzero.alignment.mrm import build_towers
 from rayzero.alignment.pretrained import load_towers
 from rayzero.alignment.registry import System, register
 from rayzero.alignment.texts import distinct_texts
-from rayzero.config import Config, validate
+from rayzero.config import Config, ConfigError, validate
 from rayzero.encoders.masked_vit import MaskedViT, is_definition
 from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
 from rayzero.ops.collectives import largest_of_processes
-from rayzero.ops.local_alignment import local_alignment
 from rayzero.ops.contrastive import info_nce
+from rayzero.ops.local_alignment import local_alignment
 
 _LARGEST_SCALE = 100.0
 
@@ -240,7 +240,10 @@ def _unit(rows: Tensor) -> Tensor:
 def _build(config: Config) -> Alta:
     settings = validate(AltaSettings, config.model, where="model")
     vision, decoder = build_towers(config, settings)
-    if settings.mrm and not is_definition(config.vision.encoder):
+    # A bundle of ALTA brings all weights itself.
+    if not is_definition(config.vision.encoder):
+        if not settings.mrm:
+            raise ConfigError("model.mrm is empty: ALTA adapts the image towers of an MRM run; give its bundle")
         load_towers(settings.mrm, vision, decoder)
     text = build_text(config.text)
     return Alta(vision, text, decoder, settings, config.text.trainable_layers)

@@ -6,10 +6,9 @@ it, and the caption's score gathers how well every word agrees with its weighted
     E = C W^T,  P = softmax_words(E),  A = softmax_patches(t1 P^T),  r_w = cos(W_w, (A C)_w)
     score = t3 log sum_w exp(t2 r_w)
 
-A cosine does not change when the weighted patch is scaled, so the second softmax needs no denominator, and the weighted
-patch's gradient is orthogonal to it, so the softmax's backward needs no row sum. Captions are sorted by length and
-computed in tiles cut to their own longest; the backward pass recomputes a tile and needs the cosines and norms of the
-forward pass alone.
+Captions are sorted by length and computed in tiles cut to their own longest, one image at a time; the backward pass
+recomputes a tile and needs the cosines and norms of the forward pass alone. A cosine's gradient is orthogonal to the
+weighted patch, so the softmax over patches needs no row sum on the way back.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 # Elements of one (captions, words, patches) tile: a few tiles fit in a processor's cache.
-_TILE_ELEMENTS = 1 << 19
+_TILE_ELEMENTS = 1 << 17
 _SMALLEST_NORM = 1e-8
 
 
@@ -115,17 +114,18 @@ def _tiles(mask: Tensor, patches: int) -> Iterator[tuple[Tensor, int]]:
         start = stop
 
 
-def _spread(words: Tensor, patches: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-    """E^T and P^T (t, L, S) of one image: similarities, and how each patch spreads over the words of a caption."""
-    similarity = torch.matmul(words, patches.T)
-    shares = similarity if padding is None else similarity.masked_fill(padding, -torch.inf)
-    return similarity, shares.softmax(dim=1)
-
-
-def _attention(spread: Tensor, t1: Tensor, kept: Tensor | None) -> Tensor:
-    """Attention weights (t, L, S) over patches, not normalised."""
-    logits = spread * t1 if kept is None else (spread * t1).masked_fill_(~kept, -torch.inf)
-    return logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
+def _attend(
+    words: Tensor, image: Tensor, padding: Tensor | None, t1: Tensor, kept: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """P^T and A (t, L, S) of one image: how each patch spreads over a caption's words, how each word attends."""
+    similarity = torch.matmul(words, image.T)
+    if padding is not None:
+        similarity.masked_fill_(padding, -torch.inf)
+    spread = similarity.softmax(dim=1)
+    logits = torch.mul(spread, t1, out=similarity)
+    if kept is not None:
+        logits.masked_fill_(~kept, -torch.inf)
+    return spread, logits.softmax(dim=-1)
 
 
 class _WordCosines(torch.autograd.Function):
@@ -135,52 +135,48 @@ class _WordCosines(torch.autograd.Function):
     def forward(
         ctx: Any, patches: Tensor, words: Tensor, t1: Tensor, word_mask: Tensor, patch_mask: Tensor | None
     ) -> Tensor:
-        cosines = patches.new_zeros((patches.shape[0], *word_mask.shape))
+        cosines, norms = (patches.new_zeros((patches.shape[0], *word_mask.shape)) for _ in range(2))
         for captions, length in _tiles(word_mask, patches.shape[1]):
             tile, padding = _tile(words, word_mask, captions, length)
             lengths = torch.linalg.vector_norm(tile, dim=-1)
             for index, image in enumerate(patches):
-                similarity, spread = _spread(tile, image, padding)
-                weights = _attention(spread, t1, None if patch_mask is None else patch_mask[index])
-                # The weights' sum would cancel, but for the floor that the formula puts under the norms.
-                norms = torch.linalg.vector_norm(weights @ image, dim=-1)
-                sums = weights.sum(dim=-1)
-                floor = (norms / sums * lengths).clamp_(min=_SMALLEST_NORM)
-                cosines[index, captions, :length] = weights.mul_(similarity).sum(dim=-1).div_(sums).div_(floor)
+                _, attention = _attend(tile, image, padding, t1, None if patch_mask is None else patch_mask[index])
+                context = torch.matmul(attention, image)
+                norm = torch.linalg.vector_norm(context, dim=-1)
+                norms[index, captions, :length] = norm
+                floor = (norm * lengths).clamp_(min=_SMALLEST_NORM)
+                cosines[index, captions, :length] = context.mul_(tile).sum(dim=-1).div_(floor)
         cosines.masked_fill_(~word_mask, 0.0)
-        ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines)
+        ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines, norms)
         return cosines
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        patches, words, t1, word_mask, patch_mask, cosines = ctx.saved_tensors
+        patches, words, t1, word_mask, patch_mask, cosines, norms = ctx.saved_tensors
         grad_patches, grad_words, grad_t1 = torch.zeros_like(patches), torch.zeros_like(words), torch.zeros_like(t1)
         upstream = grads[0].masked_fill(~word_mask, 0.0)
         for captions, length in _tiles(word_mask, patches.shape[1]):
             tile, padding = _tile(words, word_mask, captions, length)
             lengths = torch.linalg.vector_norm(tile, dim=-1, keepdim=True).clamp_(min=_SMALLEST_NORM)
-            unit = tile / lengths
+            unit, scaled = tile / lengths, (tile * t1).flatten(0, 1)
             grad_tile = torch.zeros_like(tile)
             for index, image in enumerate(patches):
-                _, spread = _spread(tile, image, padding)
-                weights = _attention(spread, t1, None if patch_mask is None else patch_mask[index])
-                direction = weights @ image
-                norm = torch.linalg.vector_norm(direction, dim=-1, keepdim=True).clamp_(min=_SMALLEST_NORM)
-                direction.div_(norm)
+                spread, attention = _attend(tile, image, padding, t1, None if patch_mask is None else patch_mask[index])
+                norm = norms[index, captions, :length].unsqueeze(-1).clamp_(min=_SMALLEST_NORM)
                 cosine = cosines[index, captions, :length].unsqueeze(-1)
                 gradient = upstream[index, captions, :length].unsqueeze(-1)
-                # Of the cosine with respect to the weighted patch, orthogonal to it, and to the word.
-                pull = (unit - cosine * direction).mul_(gradient / norm)
-                grad_tile += (direction - cosine * unit).mul_(gradient / lengths)
-                slope = torch.matmul(pull, image.T).mul_(weights)
-                grad_t1 += (slope * spread).sum() - slope.sum()
-                # Through the softmax over words, of this caption alone.
-                slope.mul_(t1).mul_(spread)
-                slope.sub_(spread.mul_(slope.sum(dim=1, keepdim=True)))
-                grad_tile += torch.matmul(slope, image)
-                # One GEMM for both ways in which patches enter.
-                both = torch.cat([weights.flatten(0, 1), slope.flatten(0, 1)])
-                grad_patches[index].addmm_(both.T, torch.cat([pull.flatten(0, 1), tile.flatten(0, 1)]))
+                direction = torch.matmul(attention, image).div_(norm)
+                # Of the cosine by the weighted patch, orthogonal to it: hence no row sum in the softmax's backward.
+                pull = torch.addcmul(unit, cosine, direction, value=-1.0).mul_(gradient / norm)
+                grad_tile.add_(direction.addcmul_(cosine, unit, value=-1.0).mul_(gradient / lengths))
+                slope = torch.matmul(pull, image.T).mul_(attention).mul_(spread)
+                # Through the softmax over the words of a caption; both sums are of the same products.
+                through = slope.sum(dim=1, keepdim=True)
+                grad_t1 += through.sum()
+                slope.addcmul_(spread, through, value=-1.0)
+                grad_tile.flatten(0, 1).addmm_(slope.flatten(0, 1), image * t1)
+                grad_patches[index].addmm_(attention.flatten(0, 1).T, pull.flatten(0, 1))
+                grad_patches[index].addmm_(slope.flatten(0, 1).T, scaled)
             grad_words[captions, :length] += grad_tile
         return grad_patches, grad_words, grad_t1, None, None
 
