@@ -12,7 +12,6 @@ from rayzero.alignment.masked_records import ImageDecoder
 from rayzero.alignment.mrm import MRM
 from rayzero.encoders.masked_vit import MaskedViT, PatchEmbedding
 from rayzero.encoders.text import TextEncoder
-from rayzero.training.batches import text_id
 from tests.encoders.tiny import tiny_text
 
 # One text of each study; two studies say the same.
@@ -60,7 +59,7 @@ def batch(text: TextEncoder, studies: range) -> Batch:
     said = [SAID[i] for i in studies]
     return Batch(
         texts=text.tokenize(said),
-        text_ids=torch.tensor([text_id(one) for one in said]),
+        text_ids=torch.tensor([SAID.index(one) for one in said]),
         positives=torch.tensor([[one == other for other in said] for one in said]),
         pixels=pixels[studies.start : studies.stop],
         present=torch.tensor(PRESENT[studies.start : studies.stop], dtype=torch.bool),
