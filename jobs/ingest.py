@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.lake,
             limit=options.limit,
             cpus=options.cpus,
+            exclude=options.exclude,
             on_progress=_Printer(),
         )
     except (CorpusError, LakeError) as error:
@@ -50,6 +51,8 @@ def summary(result: Ingested) -> str:
     lines[5:5] = [f"    {count:6d}  {stage}: {reason}" for (stage, reason), count in reasons.most_common(10)]
     if len(reasons) > 10:
         lines.insert(15, f"            and {len(reasons) - 10} more reasons; see Lake.quarantine()")
+    if result.excluded:
+        lines.insert(4, f"excluded     {sum(result.excluded.values())} studies  ({_listed(result.excluded)})")
     return "\n".join(lines)
 
 
@@ -88,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", required=True, help=f"one of: {', '.join(corpus_names())}")
     parser.add_argument("--root", required=True, help="folder or URL of the corpus; every worker must reach it")
     parser.add_argument("--lake", required=True, help="folder or URL (s3://...) of the lake to write")
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="SET",
+        help="evaluation sets whose patients to leave out of train and validation: lakes (LAKE, or LAKE#split for one "
+        "split), compared by id and by pixels, or CSV files with patient_id, study_id, image_id or sha256",
+    )
     parser.add_argument("--limit", type=_positive, help="take the first N studies only")
     parser.add_argument("--cpus", type=_positive, help="tasks that run at once (default: the CPUs of the cluster)")
     return parser

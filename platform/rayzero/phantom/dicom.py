@@ -57,21 +57,24 @@ def write_ct_series(folder: Path, patient: Patient, study: Study, volume: CtVolu
     folder.mkdir(parents=True, exist_ok=True)
     x, y, z = volume.origin
     dz, dy, dx = volume.spacing
+    ds = _dataset(patient, study, uid.CTImageStorage, 9, 1)
+    ds.Modality = "CT"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    ds.SeriesDescription = "Chest CT"
+    ds.FrameOfReferenceUID = _make_uid(study.study_id, "frame")
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.PixelSpacing = [dy, dx]
+    ds.SliceThickness = dz
+    ds.KVP = "120"
+    ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = _SLOPE, _INTERCEPT, "HU"
+    ds.WindowCenter, ds.WindowWidth = [40, -600], [400, 1500]
+    ds.PhotometricInterpretation = "MONOCHROME2"
     for k, plane in enumerate(volume.hu):
-        ds = _dataset(patient, study, uid.CTImageStorage, 9, k + 1)
-        ds.Modality = "CT"
-        ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        ds.SeriesDescription = "Chest CT"
-        ds.FrameOfReferenceUID = _make_uid(study.study_id, "frame")
-        ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        # One dataset serves all slices: to build its header takes longer than to write it.
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = _make_uid(study.study_id, 9, k + 1)
+        ds.InstanceNumber = k + 1
         ds.ImagePositionPatient = [round(v, 4) for v in (x, y, z + k * dz)]
-        ds.PixelSpacing = [dy, dx]
-        ds.SliceThickness = dz
         ds.SliceLocation = round(z + k * dz, 4)
-        ds.KVP = "120"
-        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = _SLOPE, _INTERCEPT, "HU"
-        ds.WindowCenter, ds.WindowWidth = [40, -600], [400, 1500]
-        ds.PhotometricInterpretation = "MONOCHROME2"
         _set_pixels(ds, (plane - _INTERCEPT).astype(np.uint16), 12, signed=False)
         ds.save_as(folder / f"{k + 1:04d}.dcm", enforce_file_format=True)
 

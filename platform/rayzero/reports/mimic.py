@@ -18,6 +18,7 @@ _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _SECTIONS = {
     "FINDINGS": "findings",
     "FINDING": "findings",
+    "REFERENCE FINDINGS": "findings",
     "IMPRESSION": "impression",
     "IMPRESSIONS": "impression",
     "CONCLUSION": "impression",
@@ -25,7 +26,7 @@ _SECTIONS = {
     "FINDINGS/IMPRESSION": "impression",
 }
 # Many reports put the views in place of the word FINDINGS: "PA AND LATERAL VIEWS OF THE CHEST: ...".
-_VIEWS = re.compile(r"\b(?:CHEST|VIEWS?|RADIOGRAPHS?)\b")
+_VIEWS = re.compile(r"\b(?:CHEST|VIEWS?|RADIOGRAPHS?|PORTABLE|FRONTAL|PA AND LAT|AP AND LAT|LATERAL AND)")
 _TITLES = ("EXAM", "STUDY", "TYPE", "TECHNIQUE", "COMPARISON", "INDICATION", "HISTORY", "REASON", "PROCEDURE")
 _SPELLING = 0.8
 """How alike two words must be to be one word misspelt: IMPRESSON and FINDNGS are, INDICATION and FINDINGS are not."""
@@ -43,17 +44,18 @@ def parse_mimic_report(text: str) -> Report:
             sections[name] = body
     if not any(sections.values()):
         sections = {"findings": _last_paragraph(text)}
-    return Report(text=text, findings=sections.get("findings", ""), impression=sections.get("impression", ""))
+    findings = sections.get("findings") or sections.get("views", "")
+    return Report(text=text, findings=findings, impression=sections.get("impression", ""))
 
 
 def _section(heading: str) -> str:
-    """``findings``, ``impression`` or "" for another section."""
+    """``findings``, ``impression``, ``views`` for a title that names the views, or "" for another section."""
     if heading in _SECTIONS:
         return _SECTIONS[heading]
     if any(word in heading for word in _TITLES):
         return ""
     if _VIEWS.search(heading):
-        return "findings"
+        return "views"
     near = get_close_matches(heading, list(_SECTIONS), n=1, cutoff=_SPELLING)
     return _SECTIONS[near[0]] if near else ""
 

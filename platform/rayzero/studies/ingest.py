@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, cast
 
 import ray
 
 from rayzero.cluster import join
+from rayzero.studies import leakage
 from rayzero.studies.corpora import StudyRef, corpus, load, unique
 from rayzero.studies.lake import Lake, Part, Quarantined, commit_lake, new_generation, normal_url, write_part
 from rayzero.studies.study import Study
@@ -35,11 +36,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Ingested:
-    """The lake that was written, what was refused, and the ``seconds`` that reading and writing took."""
+    """The lake that was written, what was refused, and the ``seconds`` that reading and writing took.
+
+    ``excluded`` counts the studies that were left out for each evaluation set to keep apart.
+    """
 
     lake: Lake
     quarantined: tuple[Quarantined, ...]
     seconds: float
+    excluded: Mapping[str, int] = field(default_factory=dict)
 
 
 def ingest(
@@ -49,19 +54,25 @@ def ingest(
     *,
     limit: int | None = None,
     cpus: int | None = None,
+    exclude: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Ingested:
     """Write the studies of ``corpus_name`` under ``root`` as the lake at ``lake``, replacing what is there.
 
     ``limit`` takes the first so many studies. ``cpus`` bounds the tasks that run at once (default: all the CPUs of
-    the cluster). Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was there
-    stays in force until all is written.
+    the cluster). ``exclude`` names evaluation sets whose patients stay out of train and validation, see
+    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was
+    there stays in force until all is written.
     """
     root_url, lake_url, generation = normal_url(root), normal_url(lake), new_generation()
     refs, refused = plan(corpus_name, root_url, limit=limit)
     if not ray.is_initialized():
         join(cpus=cpus, log_to_driver=False)
     workers = cpus or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    excluded: Mapping[str, int] = {}
+    if exclude:
+        refs, leaks, excluded = leakage.exclude(corpus_name, root_url, refs, exclude, workers=workers)
+        refused += leaks
     chunks = list(chunked(refs, _part_size(len(refs), workers)))
     start = time.monotonic()
     parts: dict[int, Part] = {}
@@ -74,7 +85,7 @@ def ingest(
         on_progress(Progress(seen, len(refs), images, time.monotonic() - start))
     seconds = time.monotonic() - start
     written = commit_lake(lake_url, generation, [parts[index] for index in sorted(parts)], refused)
-    return Ingested(written, tuple(refused), seconds)
+    return Ingested(written, tuple(refused), seconds, excluded)
 
 
 def plan(corpus_name: str, root: str, *, limit: int | None = None) -> tuple[list[StudyRef], list[Quarantined]]:

@@ -47,7 +47,7 @@ def phantom(tmp_path: Path) -> Path:
         "finding": "cardiomegaly",
         "phrase": "There is cardiomegaly.",
         "box": [1, 2, 3, 4],
-        "rle": {"size": [2, 3], "counts": [1, 2, 3]},
+        "rle": {"size": [64, 96], "counts": [1, 2, 6141]},
     }
     (tmp_path / "regions.jsonl").write_text(json.dumps(region) + "\n")
     return tmp_path
@@ -144,6 +144,41 @@ def test_folder_reads_reports_from_the_table_or_a_file(tmp_path: Path) -> None:
     assert second is not None
     assert [s.text for s in second.sentences] == ["There is no pneumothorax"]
     assert third is None
+
+
+def test_folder_reads_views_labels_and_boxes(tmp_path: Path) -> None:
+    for name in ("one.dcm", "two.dcm"):
+        (tmp_path / name).write_bytes(film_bytes())
+    base = {"patient_id": "p", "split": "train"}
+    rows = [
+        {"study_id": "s1", **base, "images": "one.dcm;two.dcm", "views": "frontal; lateral"},
+        {"study_id": "s2", **base, "images": "one.dcm", "views": "sideways"},
+        {"study_id": "s3", **base, "images": "one.dcm", "views": "frontal;lateral"},
+    ]
+    _table(tmp_path / "studies.csv", rows)
+    _table(tmp_path / "labels.csv", [{"study_id": s, "edema": "1", "mass": ""} for s in ("s1", "s9")])
+    corners = {"x0": 1, "y0": 2, "x1": 30, "y1": 40}
+    boxes = [
+        {"image": "one.dcm", "finding": "edema", **corners, "phrase": "hazy"},
+        {"image": "one.dcm", "finding": "edema", **corners, "x1": 0, "phrase": ""},
+        {"image": "six.dcm", "finding": "edema", **corners, "phrase": ""},
+    ]
+    _table(tmp_path / "boxes.csv", boxes)
+    refs, refused = _refs("folder", tmp_path)
+    (ref,) = refs
+    study, lost = load(ref, str(tmp_path))
+    assert study is not None
+    assert lost == []
+    assert [image.view for image in study.images] == ["frontal", "lateral"]
+    assert study.labels == {"edema": 1}
+    assert [(r.image_id, r.phrase, r.box) for r in study.regions] == [("s1/one", "hazy", (1, 2, 30, 40))]
+    assert [q.file for q in refused] == [
+        "boxes.csv, row 2",
+        "studies.csv, row 2",
+        "studies.csv, row 3",
+        "labels.csv, row 2",
+        "boxes.csv, row 3",
+    ]
 
 
 @pytest.mark.parametrize("path", ["../secret.dcm", "/etc/passwd", "a/../../secret.dcm"])

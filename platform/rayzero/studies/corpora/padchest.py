@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from rayzero.studies.corpora.base import FileRef, StudyRef
@@ -110,6 +111,7 @@ def tail(labelled: Iterable[Iterable[str]]) -> list[str]:
     return sorted(name for name, count in counts.items() if count <= TAIL_COUNT and name != "normal")
 
 
+@lru_cache(maxsize=2**16)
 def parse_labels(text: str) -> frozenset[str] | None:
     """The labels in a list literal, blanks around them dropped; None when it is not a list of texts."""
     try:
@@ -128,9 +130,9 @@ def _add(row: Row, studies: dict[str, _Study], paths: dict[str, str]) -> None:
     except ValueError:
         raise ValueError(f"StudyDate_DICOM is {row['StudyDate_DICOM']!r}; YYYYMMDD is needed") from None
     new = _Study(patient, time, row.one_of("MethodLabel", _METHODS), row["Report"], parse_labels(row["Labels"]))
+    view = row.one_of("Projection", _VIEWS)
     study = studies.setdefault(row.filled("StudyID"), new)
     if (study.patient, study.method, study.labels) != (new.patient, new.method, new.labels):
         raise ValueError("the image differs from others of its study in patient, method or labels")
     path = paths.get(name, f"{row['ImageDir']}/{name}")
-    view = row.one_of("Projection", _VIEWS)
     study.files.append(FileRef(image_id=PurePosixPath(name).stem, path=path, view=view))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -32,17 +33,29 @@ def union_of_relative_runs(runs: Iterable[str], size: tuple[int, int]) -> Mask:
     run before it ended (datasets spec, 3.4). Raises ValueError for an odd or negative number, or beyond the image.
     """
     height, width = size
-    flat = np.zeros(height * width, dtype=bool)
+    spans: list[tuple[int, int]] = []
     for text in runs:
         numbers = [int(number) for number in text.split()]
         if len(numbers) % 2 or min(numbers, default=0) < 0:
             raise ValueError(f"the mask {text[:40]!r} is not pairs of gap and length")
-        ends = np.cumsum(numbers)
-        if len(ends) and ends[-1] > flat.size:
-            raise ValueError(f"the mask runs to pixel {ends[-1]}, the image of {height}x{width} has {flat.size}")
-        for start, end in zip(ends[0::2], ends[1::2], strict=True):
-            flat[start:end] = True
-    return Mask.from_array(flat.reshape(width, height).T)
+        ends = list(accumulate(numbers))
+        if ends and ends[-1] > height * width:
+            raise ValueError(f"the mask runs to pixel {ends[-1]}, the image of {height}x{width} has {height * width}")
+        spans += [(start, end) for start, end in zip(ends[0::2], ends[1::2], strict=True) if start < end]
+    if not spans:
+        return Mask(size=size, counts=(height * width,))
+    # Lesions are small: only the columns that they touch are drawn.
+    left, right = min(spans)[0] // height, (max(end for _, end in spans) - 1) // height + 1
+    columns = np.zeros((right - left + 2) * height, dtype=np.int8)  # an empty column on either side
+    for start, end in spans:
+        columns[start - (left - 1) * height : end - (left - 1) * height] = 1
+    rows, edges = np.nonzero(np.diff(columns.reshape(-1, height).T, axis=1))
+    positions = rows * width + left + edges
+    # A run to the right margin and one from the left margin of the next row are one run.
+    joined = np.flatnonzero(positions[1:-1:2] == positions[2::2]) * 2 + 1
+    positions = np.delete(positions, np.concatenate([joined, joined + 1]))
+    counts = np.diff(np.concatenate([[0], positions, [height * width]]))
+    return Mask(size=size, counts=tuple(int(n) for n in (counts if counts[-1] else counts[:-1])))
 
 
 def place(

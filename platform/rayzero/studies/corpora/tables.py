@@ -183,11 +183,13 @@ def _header(data: bytes, name: str) -> tuple[list[str], bytes]:
     """The column names, stripped, and the bytes below them."""
     line, _, body = data.partition(b"\n")
     try:
-        text = _text(line, name).rstrip("\r")
-        (cells,) = csv.reader(io.StringIO(text), strict=True, delimiter=_delimiter(name))
-    except (csv.Error, ValueError):
-        raise CorpusError(f"{name} does not begin with a row of column names") from None
-    return [cell.strip() for cell in cells], body
+        cells = next(csv.reader([_text(line, name).rstrip("\r")], strict=True, delimiter=_delimiter(name)), [])
+    except csv.Error:
+        cells = []
+    names = [cell.strip() for cell in cells]
+    if not any(names):
+        raise CorpusError(f"{name} does not begin with a row of column names")
+    return names, body
 
 
 def _parse(body: bytes, name: str, names: Sequence[str], wanted: Sequence[str]) -> pa.Table:

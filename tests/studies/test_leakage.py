@@ -1,0 +1,153 @@
+"""Evaluation sets stay out of what is trained on: by id, by equal pixels, and by near-equal images."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from jobs import ingest as job
+from rayzero.phantom import render_films, sample_patient
+from rayzero.studies import leakage
+from rayzero.studies.corpora import FileRef, StudyRef
+from rayzero.studies.errors import CorpusError, LakeError
+from rayzero.studies.lake import open_lake, write_lake
+from rayzero.studies.study import Image, Split, Study
+from tests.studies.corpora.trees import write_csv
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@lru_cache
+def film(index: int) -> Pixels:
+    """The frontal film of a simulated patient."""
+    return np.rint(render_films(sample_patient(7, index, "train").studies[0], 128).pa.pixels * 255).astype(np.uint8)
+
+
+def recompressed(pixels: Pixels, quality: int = 50) -> Pixels:
+    buffer = io.BytesIO()
+    PillowImage.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return np.asarray(PillowImage.open(buffer))
+
+
+def image(pixels: np.ndarray[Any, Any], image_id: str = "i") -> Image:
+    return Image.from_array(image_id, pixels, view="frontal", bits=8 * pixels.itemsize)
+
+
+def study(corpus: str, name: str, pixels: Pixels, split: Split = "test") -> Study:
+    return Study(study_id=name, patient_id=name, corpus=corpus, split=split, images=(image(pixels, name),))
+
+
+def ref(name: str, patient: str, split: Split = "train", path: str = "") -> StudyRef:
+    files = (FileRef(image_id=f"{name}-image", path=path or f"{name}.png"),)
+    return StudyRef(study_id=name, patient_id=patient, corpus="folder", split=split, files=files)
+
+
+def test_a_copy_keeps_its_signature_and_another_patient_has_another() -> None:
+    films = [film(index) for index in range(12)]
+    own = np.stack([leakage.signature(image(pixels)) for pixels in films])
+    for row, pixels in zip(own, films, strict=True):
+        half = np.asarray(PillowImage.fromarray(pixels).resize((64, 64), PillowImage.Resampling.BOX))
+        for copy in (recompressed(pixels), half, pixels.astype(np.uint16) * 16 + 3):
+            found = leakage.signature(image(copy))
+            assert found is not None
+            assert row @ found / leakage.GRID**2 >= leakage.MIN_CORRELATION
+    correlation = own @ own.T / leakage.GRID**2
+    assert np.diag(correlation) == pytest.approx(1, abs=1e-4)
+    np.fill_diagonal(correlation, 0)
+    assert correlation.max() < leakage.MIN_CORRELATION
+
+
+def test_no_signature_of_a_flat_or_tiny_image_or_a_volume() -> None:
+    assert leakage.signature(image(np.full((64, 64), 9, np.uint8))) is None
+    assert leakage.signature(image(np.eye(8, dtype=np.uint8))) is None
+    volume = Image.from_array("v", np.zeros((4, 64, 64), np.int16), view="volume", bits=16)
+    assert leakage.signature(volume) is None
+
+
+def test_trap_10_ids_count_among_corpora_that_share_them_alone(tmp_path: Path) -> None:
+    phrases = write_lake(str(tmp_path / "lake"), [study("ms-cxr", "10000001", film(0))])
+    (group,) = phrases.row_groups()
+    same, other = (leakage.describe(group, "ms-cxr", family) for family in ("mimic-cxr", "padchest"))
+    assert same.patients == {"10000001"}
+    assert (other.patients, other.images, other.studies) == (frozenset(),) * 3
+    # Ids that are shared suffice: no image has to be decoded for a comparison.
+    assert (same.has_pixels, other.has_pixels) == (False, True)
+    assert len(other.signatures) == len(other.hashes) == 1
+    refs = [ref("s1", "10000001"), ref("s2", "10000002")]
+    assert [m.patient_id for m in leakage.match_ids(refs, [same])] == ["10000001"]
+    assert list(leakage.match_ids(refs, [other])) == []
+
+
+def test_trap_10_renamed_and_recompressed_images_are_recognised(tmp_path: Path) -> None:
+    for index in range(3):
+        PillowImage.fromarray(film(index)).save(tmp_path / f"{index}.png")
+    challenge = [study("siim-pneumothorax", "a", recompressed(film(0))), study("chestx-det10", "b", film(1))]
+    (group,) = write_lake(str(tmp_path / "lake"), challenge).row_groups()
+    known = leakage.describe(group, "challenges", "nih-chestxray14")
+    refs = [ref(f"s{n}", f"p{n}", path=f"{n}.png") for n in range(3)]
+    found = leakage.match_pixels([*refs, ref("gone", "p9")], str(tmp_path), [known])
+    assert [(m.patient_id, m.by) for m in found] == [("p0", "by a near-equal image"), ("p1", "by equal pixels")]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "header", "row", "expected"),
+    [
+        ("folder", "image_id,note", ["s1-image", "x"], "p1"),
+        ("folder", "study_id", ["s1"], "p1"),
+        ("chexpert", "Variable,Path", ["x", "v1.0/train/patient00007/study2/view1_frontal.jpg"], "patient00007"),
+        ("mimic-cxr", "dicom_id,path", ["0a", "files/p10/p10000001/s50000009/0a-0b.jpg"], "10000001"),
+    ],
+)  # fmt: skip
+def test_lists_name_ids_or_published_paths(
+    tmp_path: Path, corpus: str, header: str, row: list[str], expected: str
+) -> None:
+    write_csv(tmp_path / "list.csv", header, [row])
+    known = leakage.read_list(str(tmp_path / "list.csv"), corpus)
+    refs = [ref("s1", "p1"), ref("x", "patient00007"), ref("y", "10000001")]
+    assert [match.patient_id for match in leakage.match_ids(refs, [known])] == [expected]
+
+
+def test_lists_that_name_nothing_are_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path / "list.csv", "study_id,note", [["s1", ""], ["", "x"]])
+    with pytest.raises(CorpusError, match=r"list\.csv, row 2: has none of patient_id"):
+        leakage.read_list(str(tmp_path / "list.csv"), "folder")
+    with pytest.raises(LakeError, match="no lake at"):
+        leakage.read_known(str(tmp_path / "none"), "folder", workers=1)
+
+
+@pytest.mark.cluster
+def test_trap_10_ingest_leaves_out_a_patient_of_an_evaluation_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("s0", "p0", "train"), ("s1", "p1", "train"), ("s2", "p1", "validation"), ("s3", "p1", "test")]
+    root = tmp_path / "corpus"
+    root.mkdir()
+    for index, (name, _, _) in enumerate(rows):
+        PillowImage.fromarray(film(index)).save(root / f"{name}.png")
+    write_csv(root / "studies.csv", "study_id,patient_id,split,images", [(*row, f"{row[0]}.png") for row in rows])
+    other = tmp_path / "rsna"
+    write_lake(
+        str(other),
+        [study("rsna-pneumonia", "a", film(0), "train"), study("rsna-pneumonia", "b", recompressed(film(1)))],
+    )
+    write_csv(tmp_path / "none.csv", "patient_id", [["p77"]])
+    sets = [f"{other}#test", str(tmp_path / "none.csv")]
+    lake = str(tmp_path / "lake")
+    arguments = ["--corpus", "folder", "--root", str(root), "--lake", lake, "--cpus", "2", "--exclude", *sets]
+    assert job.main(arguments) == 0
+    assert sorted(found.study_id for found in open_lake(lake).read()) == ["s0", "s3"]
+    entries = open_lake(lake).quarantine()
+    reason = f"the patient is in {sets[0]} (by a near-equal image)"
+    assert [(q.study_id, q.stage, q.reason) for q in entries] == [
+        ("s1", "leakage", reason),
+        ("s2", "leakage", reason),
+    ]
+    text = capsys.readouterr().out
+    assert f"excluded     2 studies  ({sets[0]} 2, {sets[1]} 0)" in text
+    assert f"2  leakage: {reason}" in text
