@@ -80,7 +80,7 @@ def build(demo: Demo, *, patients: int, sweep: bool) -> EvaluationResult:
     with demo.stage("ingest", "Ingesting images and reports into a Parquet lake"):
         _ingest(demo)
     with demo.stage("pretrain", f"Pretraining {demo.config.system} on Ray Train + DeepSpeed"):
-        result = pretrain(demo.config)
+        result = pretrain(_staged(demo))
     with demo.stage("evaluate", "Evaluating zero-shot on held-out patients"):
         export_run(result.run_folder, demo.bundle)
         evaluated = _evaluate(demo)
@@ -92,6 +92,16 @@ def build(demo: Demo, *, patients: int, sweep: bool) -> EvaluationResult:
         with demo.stage("sweep", "Sweeping the temperature with Ray Tune + Optuna"):
             _sweep(demo)
     return evaluated
+
+
+def _staged(demo: Demo) -> Config:
+    """The demonstration's config; for a system that adapts the towers of MRM, that run is made first."""
+    if demo.config.model.get("mrm", None) != "":
+        return demo.config
+    shared = {"storage": demo.config.storage, "data.lake": demo.config.data.lake, "seed": demo.config.seed}
+    first = pretrain(override(preset_config(_preset("mrm"), []), shared))
+    towers = export_run(first.run_folder, str(demo.folder / "mrm-bundle"))
+    return override(demo.config, {"model.mrm": towers})
 
 
 def _simulate(demo: Demo, patients: int) -> None:

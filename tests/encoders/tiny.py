@@ -53,7 +53,7 @@ def tiny_bert(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    BertTokenizerFast(vocab_file=str(vocabulary)).save_pretrained(folder)
+    BertTokenizerFast(vocab=str(vocabulary)).save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(WORDS) + 5, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
     )

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    PretrainedConfig,
+)
 
 from rayzero.config import ConfigError, TextConfig
 
@@ -33,9 +41,12 @@ class TextEncoder(nn.Module):
 
     def __init__(self, source: str, *, max_tokens: int, pretrained: bool) -> None:
         super().__init__()
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
-        config = AutoConfig.from_pretrained(source)
-        network = AutoModel.from_pretrained(source) if pretrained else AutoModel.from_config(config)
+        # CXR-BERT is a plain BERT that asks to run code of its own: read it as what it is.
+        plain_bert = PretrainedConfig.get_config_dict(source)[0].get("model_type") == "cxr-bert"
+        self.tokenizer = (BertTokenizer if plain_bert else AutoTokenizer).from_pretrained(source)
+        config = (BertConfig if plain_bert else AutoConfig).from_pretrained(source)
+        loader = BertModel if plain_bert else AutoModel
+        network = loader.from_pretrained(source, config=config) if pretrained else AutoModel.from_config(config)
         # A pooler would be trained by nothing here, and a parameter without gradient stalls ZeRO.
         if getattr(network, "pooler", None) is not None:
             network.pooler = None
@@ -51,9 +62,17 @@ class TextEncoder(nn.Module):
         out = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         return TokenBatch(ids=out["input_ids"], mask=out["attention_mask"])
 
-    def forward(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Sentence vectors (T, C), the mean of the word vectors under the mask, and the word vectors (T, L, C)."""
-        words: Tensor = self.network(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+    def forward(self, tokens: TokenBatch, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sentence vectors (T, C), the mean of the word vectors under the mask, and the word vectors (T, L, C).
+
+        ``added`` (T, C) is laid on every embedded token of its text, after the embeddings' own normalisation.
+        """
+        lay = None if added is None else self.network.embeddings.register_forward_hook(_Added(added))
+        try:
+            words: Tensor = self.network(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+        finally:
+            if lay is not None:
+                lay.remove()
         mask = tokens.mask.unsqueeze(-1).to(words.dtype)
         return (words * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9), words
 
@@ -80,6 +99,14 @@ class TextEncoder(nn.Module):
         self.tokenizer.save_pretrained(folder)
         self.network.config.save_pretrained(folder)
         (folder / _MARKER).write_text(json.dumps({"architecture": "huggingface"}))
+
+
+class _Added:
+    def __init__(self, added: Tensor) -> None:
+        self.added = added.unsqueeze(1)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+        return embedded + self.added
 
 
 def build_text(config: TextConfig) -> TextEncoder:

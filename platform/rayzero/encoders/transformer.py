@@ -52,9 +52,20 @@ class Block(nn.Module):
         )
         return query, key, value
 
+    def mix(self, x: Tensor) -> Tensor:
+        """What attention adds to the tokens, from the normalised ``x`` (B, N, C)."""
+        return self._project(F.scaled_dot_product_attention(*self._heads(x)))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """What the MLP adds to the tokens, from the normalised ``x`` (B, N, C)."""
+        return _scaled(self.contract(F.gelu(self.expand(x))), self.scale2)
+
+    def _project(self, attended: Tensor) -> Tensor:
+        return _scaled(self.project(attended.transpose(1, 2).flatten(2)), self.scale1)
+
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + _scaled(self.project(attended.transpose(1, 2).flatten(2)), self.scale1)
-        return x + _scaled(self.contract(F.gelu(self.expand(self.norm2(x)))), self.scale2)
+        x = x + self._project(attended)
+        return x + self.feed_forward(self.norm2(x))
 
 
 class Transformer(nn.Module):

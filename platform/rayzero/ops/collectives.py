@@ -44,6 +44,15 @@ def sum_over_processes(value: Tensor, group: ProcessGroup | None = None) -> Tens
     return total
 
 
+def largest_of_processes(value: int, device: torch.device, group: ProcessGroup | None = None) -> int:
+    """The largest ``value`` of all processes."""
+    if world_size(group) == 1:
+        return value
+    largest = torch.tensor([value], device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    return int(largest)
+
+
 def shared_value(share: Tensor, group: ProcessGroup | None = None) -> Tensor:
     """A scalar whose value is the sum of the processes' shares and whose gradient is W times this share's."""
     scaled = share * world_size(group)

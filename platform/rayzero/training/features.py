@@ -102,10 +102,14 @@ class _Encoder:
         index = int(batch["id"][0])
         examples = read_examples(self.source, self.source.row_groups[index])
         pixels = torch.from_numpy(stacked(examples))
-        # Views of a study (B, V, 1, R, R) go through the encoder as radiographs.
-        views = pixels.flatten(0, -4) if self.config.data.input == "study" else pixels
-        chunks = [self.encoder(part.to(self.device)).half().cpu() for part in views.split(_ENCODE_BATCH)]
-        features = torch.cat(chunks).unflatten(0, pixels.shape[: pixels.ndim - views.ndim + 1])
+        if self.config.data.input == "study":
+            # Views of a study (B, V, 1, R, R) go through the encoder as radiographs; absent ones stay zero.
+            present = torch.tensor(examples.column("present").to_pylist())
+            seen = self._encode(pixels[present])
+            features = seen.new_zeros(*present.shape, *seen.shape[1:])
+            features[present] = seen
+        else:
+            features = self._encode(pixels)
         path = f"{self.folder}/part-{index:06d}.parquet"
         fs, target = fsspec.core.url_to_fs(path)
         with fs.open(target, "wb") as file:
@@ -113,3 +117,6 @@ class _Encoder:
                 with_features(examples, features.numpy(), keep_pixels=self.keep_pixels), file, compression="zstd"
             )
         return {"id": np.array([index]), "path": np.array([path]), "num_rows": np.array([examples.num_rows])}
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.encoder(part.to(self.device)).half().cpu() for part in pixels.split(_ENCODE_BATCH)])
