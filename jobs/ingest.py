@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 
+from jobs.command import main
+from rayzero.studies.card import write_card
 from rayzero.studies.corpora import corpus_names
-from rayzero.studies.errors import CorpusError, LakeError
 from rayzero.studies.ingest import Ingested, Progress, ingest
 
 REPORT_EVERY = 5.0
 """Seconds between lines of progress."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one ingest; 0 on success, 2 when what was asked cannot be done."""
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments``, run one ingest, and describe the lake in its data card."""
     options = _parser().parse_args(arguments)
-    try:
-        result = ingest(
-            options.corpus,
-            options.root,
-            options.lake,
-            limit=options.limit,
-            cpus=options.cpus,
-            exclude=options.exclude,
-            on_progress=_Printer(),
-        )
-    except (CorpusError, LakeError) as error:
-        print(f"ingest: {error}", file=sys.stderr)
-        return 2
+    result = ingest(
+        options.corpus,
+        options.root,
+        options.lake,
+        limit=options.limit,
+        cpus=options.cpus,
+        exclude=options.exclude,
+        on_progress=_Printer(),
+    )
     print(summary(result))
-    return 0
+    print(f"data card    {write_card(result.lake)}")
 
 
 def summary(result: Ingested) -> str:
     """What was written and what was refused, for a terminal."""
     lake, total = result.lake, result.lake.counts["total"]
     images = total.get("images", 0)
+    read = images - result.resumed_images
+    before = f", {result.resumed_images} images before an interruption" if result.resumed_images else ""
     lines = [
         f"lake         {lake.url}  (fingerprint {lake.fingerprint[:12]})",
         f"studies      {total.get('studies', 0)}  ({_listed(lake.counts['split'])})",
         f"images       {images}  ({_listed(lake.counts['view'])})",
         f"sentences    {total.get('sentences', 0)}  ({total.get('without_sentences', 0)} studies have none)",
         f"quarantined  {len(result.quarantined)}",
-        f"speed        {images / max(result.seconds, 1e-9):.0f} images/s over {result.seconds:.1f} s",
+        f"speed        {read / max(result.seconds, 1e-9):.0f} images/s over {result.seconds:.1f} s{before}",
     ]
     reasons = Counter((item.stage, item.reason) for item in result.quarantined)
     lines[5:5] = [f"    {count:6d}  {stage}: {reason}" for (stage, reason), count in reasons.most_common(10)]
@@ -54,6 +53,20 @@ def summary(result: Ingested) -> str:
     if result.excluded:
         lines.insert(4, f"excluded     {sum(result.excluded.values())} studies  ({_listed(result.excluded)})")
     return "\n".join(lines)
+
+
+def progress_line(progress: Progress) -> str:
+    """How far an ingest is, how fast, and how long it will take, for a terminal."""
+    share = 100 * progress.studies / max(progress.total, 1)
+    left = progress.seconds_left
+    parts = [
+        f"ingest: {progress.studies:,}/{progress.total:,} studies ({share:.0f} %)",
+        f"{progress.images_per_second:.0f} images/s",
+        f"{progress.quarantined:,} quarantined",
+    ]
+    if progress.studies < progress.total and left is not None:
+        parts.append(f"{timedelta(seconds=round(left))} left")
+    return ", ".join(parts)
 
 
 class _Printer:
@@ -66,8 +79,7 @@ class _Printer:
         if progress.seconds < self._next and progress.studies < progress.total:
             return
         self._next = progress.seconds + REPORT_EVERY
-        rate = progress.images / max(progress.seconds, 1e-9)
-        print(f"ingest: {progress.studies}/{progress.total} studies, {rate:.0f} images/s", flush=True)
+        print(progress_line(progress), flush=True)
 
 
 def _listed(counts: object) -> str:
@@ -86,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jobs.ingest",
         description="Read a corpus and write it as a Parquet lake. A lake that is already there is replaced as a "
-        "whole once everything is written; until then, and after an interruption, the old one stays in force.",
+        "whole once everything is written; until then the old one stays in force. After an interruption, whatever "
+        "its cause, the same command continues where it stood. Object stores are found and authorised by the AWS_* "
+        "environment variables (AWS_ENDPOINT_URL, AWS_MAX_ATTEMPTS, ...) on every machine.",
     )
     parser.add_argument("--corpus", required=True, help=f"one of: {', '.join(corpus_names())}")
     parser.add_argument("--root", required=True, help="folder or URL of the corpus; every worker must reach it")
@@ -105,4 +119,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(run)

@@ -17,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from yaml import YAMLError
 
+Intensity = Literal["voi", "minmax", "radzero", "carzero", "alta"]
+
 
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type, or out of range; the message names it and the remedy."""
@@ -50,8 +52,12 @@ class DataConfig(Settings):
         "caption_sentences of them joined, or the report with its sentences shuffled",
     )
     caption_sentences: int = Field(5, ge=1)
+    statuses: tuple[Literal["present", "uncertain", "absent"], ...] = Field(
+        ("present", "uncertain", "absent"),
+        description="Which sentences of a study are its texts; one that has none of these keeps all of its own",
+    )
     views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = ("frontal",)
-    intensity: Literal["voi", "minmax", "radzero"] = "voi"
+    intensity: Intensity = Field("voi", description="How stored values become [0, 1], see rayzero.studies.preprocess")
     geometry: Literal["stretch", "pad"] = "stretch"
     volume_spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         (3.0, 1.5, 1.5), description="Voxels (z, y, x) that volumes are resampled to"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,9 +15,12 @@ from torch.nn import functional as F
 from rayzero.alignment import registry
 from rayzero.alignment.base import Batch
 from rayzero.alignment.brgsa import BrgSA, BrgSASettings, KnowledgeBank, random_crop
-from rayzero.config import ConfigError, load_config
+from rayzero.bundle import load_bundle, save_bundle
+from rayzero.config import Config, ConfigError, load_config
 from rayzero.encoders.volume import ViT3D
-from rayzero.training.batches import text_id
+from rayzero.studies.examples import examples_of
+from rayzero.studies.study import Image, Sentence, Study
+from rayzero.training.batches import collate, text_id
 from tests.encoders.test_volume import TINY, definition
 from tests.encoders.tiny import TinyVision, tiny_bert, tiny_text
 
@@ -210,7 +215,46 @@ def test_blocks_on_another_encoder_and_cached_features(tmp_path: Path) -> None:
     torch.testing.assert_close(maps, model.rollout_map(text, pixels))
 
 
-def config_of(folder: Path, *overrides: str):  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("encoder", ["efficientnet-lite0", "vit3d"])
+def test_a_bundle_answers_as_the_model_did(encoder: str, tmp_path: Path) -> None:
+    name = definition(tmp_path / "vit") if encoder == "vit3d" else encoder
+    blocks = "model.blocks=0" if encoder == "vit3d" else "model.blocks=1"
+    config = registry.resolve(config_of(tmp_path, f"vision.encoder={name}", "vision.normalised=true", blocks))
+    model = registry.build_zero_shot(config).eval()
+    loaded = load_bundle(save_bundle(str(tmp_path / "bundle"), model, config, {})).model
+    pixels, prompts = torch.rand(1, 1, 6, 64, 64), ["There is a nodule", "There is edema"]
+    with torch.inference_mode():
+        expected = model.score(model.encode_image(pixels), model.encode_prompts(prompts))
+        torch.testing.assert_close(loaded.score(loaded.encode_image(pixels), loaded.encode_prompts(prompts)), expected)
+
+
+def test_a_lake_volume_becomes_an_example_and_a_batch(tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path, "data.volume_spacing_mm=[2.0,1.0,1.0]", "data.volume_shape=[6,8,16]", "data.texts=caption"
+    )
+    hu = np.full((6, 8, 16), -1000, np.int16)
+    hu[2, 5, 7] = 1000
+    image = Image.from_array("s/ct", hu, view="volume", bits=16, spacing_mm=(2.0, 1.0, 1.0))
+    film = Image.from_array("s/pa", np.zeros((8, 8), np.uint8), view="frontal", bits=8)
+    said = (Sentence(text="There is edema", status="present", finding="edema"),)
+    study = Study(study_id="s", patient_id="p", corpus="toy", split="train", images=(film, image), sentences=said)
+    examples = examples_of([study], config.data, 64, lambda _: None)
+    made = collate(examples, tiny_text(tmp_path / "bert"), config.data, cached=False)
+    assert made.pixels is not None
+    assert made.pixels.shape == (1, 1, 6, 8, 16)
+    assert made.pixels[0, 0].gt(0).nonzero().tolist() == [[2, 5, 7]]
+    assert bool(torch.isfinite(build(tmp_path / "model").float().loss(made)["loss"]))
+    absent = Sentence(text="There is no mass", status="absent", finding="mass")
+    present = config.data.model_copy(update={"statuses": ("present",)})
+    for sentences, kept in (((*said, absent), ["There is edema"]), ((absent,), ["There is no mass"])):
+        row = examples_of([replace(study, sentences=sentences)], present, 64, lambda _: None)
+        assert row.column("sentences").to_pylist() == [kept]
+    silent = examples_of([replace(study, sentences=())], config.data, 64, lambda _: None)
+    with pytest.raises(ValueError, match="study s has no caption to align with"):
+        collate(silent, tiny_text(tmp_path / "bert"), config.data, cached=False)
+
+
+def config_of(folder: Path, *overrides: str) -> Config:
     text = tiny_bert(folder / "bert")
     small = ["model.width=12", "model.heads=2", "model.bank_size=8", "model.text_layers=2"]
     data = ["system=brgsa", "data.input=volume", "data.volume_shape=[6,64,64]", f"text.encoder={text}"]

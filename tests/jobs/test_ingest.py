@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs import ingest as job
-from rayzero.studies.ingest import Ingested
+from jobs.command import main
+from rayzero.studies.ingest import Ingested, Progress
 from rayzero.studies.lake import Quarantined, write_lake
 
 
@@ -25,9 +26,10 @@ def test_mistakes_end_with_one_line(
     root = tmp_path / "corpus"
     if make:
         root.mkdir()
-    code = job.main(["--corpus", corpus, "--root", str(root), "--lake", str(tmp_path / "lake")])
+    with pytest.raises(SystemExit) as caught:
+        main(job.run, ["--corpus", corpus, "--root", str(root), "--lake", str(tmp_path / "lake")])
     error = capsys.readouterr().err
-    assert code == 2
+    assert caught.value.code == 2
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "lake").exists()
@@ -35,7 +37,7 @@ def test_mistakes_end_with_one_line(
 
 def test_limits_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        job.main(["--corpus", "folder", "--root", "x", "--lake", "y", "--limit", "0"])
+        job.run(["--corpus", "folder", "--root", "x", "--lake", "y", "--limit", "0"])
     assert caught.value.code == 2
     assert "1 or more" in capsys.readouterr().err
 
@@ -48,3 +50,10 @@ def test_summary_names_what_was_refused(tmp_path: Path) -> None:
     assert "2  open: reason 0" in text
     assert "and 2 more reasons" in text
     assert text.splitlines()[-1].startswith("speed")
+
+
+def test_progress_has_rate_and_time_left_of_this_run_alone() -> None:
+    progress = Progress(300, 1500, 600, quarantined=2, seconds=10.0, resumed_studies=100, resumed_images=200)
+    line = job.progress_line(progress)
+    assert line == "ingest: 300/1,500 studies (20 %), 40 images/s, 2 quarantined, 0:01:00 left"
+    assert job.progress_line(Progress(5, 5, 5, quarantined=0, seconds=1.0)).endswith("0 quarantined")

@@ -31,7 +31,7 @@ def problem(texts: int, images: int, tokens: int, width: int, dtype: torch.dtype
         for shape in ((texts, width), (images, tokens, width))
     )
     scale = (0.5 + torch.rand(images, tokens, device=DEVICE)).log()
-    scale[0, tokens // 2 :] = -torch.inf
+    scale[0, max(1, tokens // 2) :] = -torch.inf
     return Attention(text, image, scale if bias else None, 0.07, row_max=False)
 
 
@@ -58,10 +58,9 @@ def closeness(got: Tensor, expected: Tensor) -> float:
 def test_equals_the_plain_formula(
     engine: ModuleType, shape: tuple[int, int, int, int], bias: bool, dtype: torch.dtype, bound: float
 ) -> None:
-    if bias and shape[2] == 1:
-        pytest.skip("padding the only token is refused before it comes here")
     given = problem(*shape, dtype, bias=bias)
-    upstream = torch.randn(shape[1], shape[0], device=DEVICE)
+    # Of one sign: the temperature's gradient is a sum over all pairs, which random signs would cancel.
+    upstream = torch.rand(shape[1], shape[0], device=DEVICE)
     expected = oracle(given, upstream.double())
     scores, norms = engine.forward(given)
     assert (scores.double() - expected[0]).abs().max() < (4e-3 if dtype == torch.bfloat16 else 2e-6)

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
+import imagecodecs
 import numpy as np
+from PIL import Image as PillowImage
 from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+
+# What pydicom does not write. Predictor 1 is what JPEGLosslessSV1 asks for, and 6 is another one.
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    uid.JPEGBaseline8Bit: lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95),
+    uid.JPEGExtended12Bit: lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95, bitspersample=12),
+    uid.JPEGLossless: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=6),
+    uid.JPEGLosslessSV1: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1),
+    uid.JPEGLSNearLossless: lambda pixels: imagecodecs.jpegls_encode(pixels, level=2),
+    uid.JPEG2000: lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=90, codecformat="j2k", bitspersample=12),
+    uid.HTJ2KLossless: lambda pixels: imagecodecs.htj2k_encode(pixels),
+}
 
 
 def ramp(bits: int = 12, shape: tuple[int, int] = (64, 96)) -> np.ndarray[Any, Any]:
@@ -45,7 +60,13 @@ def encode(film: FileDataset, syntax: str | None = None) -> bytes:
         film.PixelData = np.frombuffer(film.PixelData, "<u2").astype(">u2").tobytes()
         film["PixelData"].VR = "OW"
         film.file_meta.TransferSyntaxUID = syntax
-    elif syntax in (uid.DeflatedExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
+    elif syntax in (uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
+        film.file_meta.TransferSyntaxUID = syntax
+    elif syntax in _ENCODERS:
+        frame = _ENCODERS[syntax](film.pixel_array)
+        film.PixelData = encapsulate([frame])
+        film["PixelData"].VR = "OB"
+        film["PixelData"].is_undefined_length = True
         film.file_meta.TransferSyntaxUID = syntax
     elif syntax:
         film.compress(syntax, generate_instance_uid=False)
@@ -56,9 +77,50 @@ def encode(film: FileDataset, syntax: str | None = None) -> bytes:
     return buffer.getvalue()
 
 
+def syntaxes() -> list[str]:
+    """Every lossless coding of 16-bit values."""
+    return [
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+        uid.RLELossless,
+        uid.JPEGLossless,
+        uid.JPEGLosslessSV1,
+        uid.JPEGLSLossless,
+        uid.JPEG2000Lossless,
+        uid.HTJ2KLossless,
+    ]
+
+
+def lossy_syntaxes() -> list[str]:
+    """Every coding that changes values."""
+    return [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000]
+
+
 def film_bytes(bits: int = 12, **attributes: Any) -> bytes:
     """The bytes of one uncompressed film of ``ramp(bits)``."""
     return encode(dataset(ramp(bits), bits=bits, **attributes))
+
+
+def raster(pixels: np.ndarray[Any, Any], kind: str = "PNG", **options: Any) -> bytes:
+    """``pixels`` as a PNG or JPEG file."""
+    buffer = io.BytesIO()
+    PillowImage.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def lut(kind: str, *, first: int, values: list[int], bits: int) -> Dataset:
+    """An item of a ModalityLUTSequence or VOILUTSequence."""
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [len(values), first, bits], values
+    item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "US"
+    if len(values) >= 2**15:  # more than a US element holds
+        item.add_new("LUTData", "OW", np.array(values, "<u2").tobytes())
+    item.LUTExplanation = f"{kind} of Dr Roe"
+    if kind == "Modality":
+        item.ModalityLUTType = "US"
+    return item
 
 
 def view_code(meaning: str) -> list[Dataset]:

@@ -1,14 +1,24 @@
-"""The unit of ingest without Ray, and a whole ingest on a cluster."""
+"""The unit of ingest without Ray, a whole ingest on a cluster, and ingests that were cut short."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from fsspec.config import conf
 
+from rayzero.studies import ingest as ingests
+from rayzero.studies.errors import CorpusError
 from rayzero.studies.ingest import Progress, chunked, ingest, ingest_refs, plan
+from rayzero.studies.journal import Journal
 from rayzero.studies.lake import commit_lake, normal_url
 from tests.studies.films import film_bytes
+
+ROOT = Path(__file__).parents[2]
 
 
 def write_folder(root: Path, count: int) -> str:
@@ -22,6 +32,16 @@ def write_folder(root: Path, count: int) -> str:
     (root / f"{count - 1}.dcm").write_text("not a film")
     (root / "studies.csv").write_text("\n".join(lines))
     return str(root)
+
+
+def tree(lake: Path) -> dict[str, bytes]:
+    """Every file of a lake, under names and with contents that leave the name of the generation out."""
+    generation = json.loads((lake / "lake.json").read_text())["generation"]
+    files = [path for path in sorted(lake.rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(lake).as_posix().replace(generation, "G"): path.read_bytes().replace(generation.encode(), b"G")
+        for path in files
+    }
 
 
 def test_plan_orders_by_split_and_keeps_to_the_limit(tmp_path: Path) -> None:
@@ -38,13 +58,31 @@ def test_plan_orders_by_split_and_keeps_to_the_limit(tmp_path: Path) -> None:
 def test_one_unit_of_work_needs_no_cluster(tmp_path: Path) -> None:
     root, lake_url = write_folder(tmp_path / "corpus", 5), normal_url(str(tmp_path / "lake"))
     refs, _ = plan("folder", root)
-    part, refused = ingest_refs(refs, root=root, lake=lake_url, generation="g", name="part-00000.parquet")
-    again, _ = ingest_refs(refs, root=root, lake=lake_url, generation="g", name="part-00000.parquet")
+    journal = Journal.open(lake_url, "digest")
+    part, refused = ingest_refs(refs, root=root, journal=journal, name="part-00000.parquet")
+    again, _ = ingest_refs(refs, root=root, journal=journal, name="part-00000.parquet")
     assert part == again
     assert [q.stage for q in refused] == ["open", "study"]
-    lake = commit_lake(lake_url, "g", [part], refused)
+    assert Journal.open(lake_url, "digest").finished() == {part.name: (part, refused)}
+    lake = commit_lake(lake_url, journal.generation, [part], refused)
     assert lake.counts["total"] == {"images": 4, "sentences": 4, "studies": 4, "without_sentences": 0}
     assert sorted(study.study_id for study in lake.read()) == ["s0", "s1", "s2", "s3"]
+
+
+def test_a_journal_serves_its_own_ingest_alone(tmp_path: Path) -> None:
+    root, lake_url = write_folder(tmp_path / "corpus", 3), normal_url(str(tmp_path / "lake"))
+    first = Journal.open(lake_url, "one")
+    ingest_refs(plan("folder", root)[0], root=root, journal=first, name="part-00000.parquet")
+    assert Journal.open(lake_url, "one") == first
+    other = Journal.open(lake_url, "another")
+    assert other.generation != first.generation
+    assert other.finished() == {}
+    other.close()
+    assert not (tmp_path / "lake" / "ingest").exists()
+
+
+def test_parts_do_not_depend_on_the_machine() -> None:
+    assert [ingests._part_size(total) for total in (1, 500, 5_000, 10**6)] == [32, 32, 79, 256]
 
 
 @pytest.mark.cluster
@@ -53,6 +91,73 @@ def test_ingest_on_a_cluster(tmp_path: Path) -> None:
     seen: list[Progress] = []
     result = ingest("folder", root, str(tmp_path / "lake"), cpus=2, on_progress=seen.append)
     assert result.lake.counts["split"] == {"test": 17, "train": 52}
-    assert (seen[-1].studies, seen[-1].total, seen[-1].images) == (70, 70, 69)
+    assert (seen[-1].studies, seen[-1].total, seen[-1].images, seen[-1].quarantined) == (70, 70, 69, 2)
+    assert seen[-1].seconds_left == 0
     assert len(result.quarantined) == 2
     assert result.lake.quarantine() == list(result.quarantined)
+    assert not (tmp_path / "lake" / "ingest").exists()
+
+
+@pytest.mark.cluster
+def test_finished_parts_are_not_written_again(tmp_path: Path) -> None:
+    root, target = write_folder(tmp_path / "corpus", 150), tmp_path / "lake"
+    undisturbed = ingest("folder", root, str(tmp_path / "undisturbed"), cpus=2)
+
+    def stop(progress: Progress) -> None:
+        if progress.studies >= 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest("folder", root, str(target), cpus=2, on_progress=stop)
+    assert not (target / "lake.json").exists()
+    written = {path: path.stat().st_mtime_ns for path in target.glob("data/*/part-*.parquet")}
+    finished = {path.stem for path in (target / "ingest").glob("part-*.json")}
+    assert finished
+    resumed = ingest("folder", root, str(target), cpus=2)
+    assert resumed.resumed_images > 0
+    assert tree(target) == tree(tmp_path / "undisturbed")
+    assert resumed.lake.fingerprint == undisturbed.lake.fingerprint
+    for path, time_written in written.items():
+        if path.stem in finished:
+            assert path.stat().st_mtime_ns == time_written
+    repaired = Path(root) / "149.dcm"
+    repaired.write_bytes(film_bytes())
+    assert ingest("folder", root, str(target), cpus=2).lake.counts["total"]["studies"] == 150
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("after", ["ingest/plan.json", "ingest/part-*.json", "lake.json"])
+def test_a_killed_ingest_is_continued(tmp_path: Path, after: str) -> None:
+    root, target = write_folder(tmp_path / "corpus", 130), tmp_path / "lake"
+    command = [sys.executable, "-m", "jobs.ingest", "--corpus", "folder", "--root", root, "--cpus", "2", "--lake"]
+    process = subprocess.Popen([*command, str(target)], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not list(target.glob(after)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    subprocess.run([*command, str(target)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, str(tmp_path / "undisturbed")], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    ours, expected = tree(target), tree(tmp_path / "undisturbed")
+    for files in (ours, expected):
+        del files["card.html"]  # it names the folder
+    assert ours == expected
+
+
+def test_a_store_that_is_down_stops_the_ingest_and_blames_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayzero.studies.corpora.base import load
+
+    for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    import s3fs
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setitem(conf["s3"]["config_kwargs"], "retries", {"total_max_attempts": 2})
+    s3fs.S3FileSystem.clear_instance_cache()
+    (ref,) = plan("folder", write_folder(tmp_path / "corpus", 1))[0]
+    with pytest.raises(CorpusError, match=r"0\.dcm cannot be read now"):
+        load(ref, "s3://bucket/corpus")
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -17,7 +17,18 @@ from hypothesis.extra import numpy as hnp
 from rayzero.studies import lake as lakes
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Quarantined, open_lake, write_lake
-from rayzero.studies.study import Image, Mask, Region, Report, Sentence, Split, Study, from_row, to_row
+from rayzero.studies.study import (
+    SCHEMA_VERSION,
+    Image,
+    Mask,
+    Region,
+    Report,
+    Sentence,
+    Split,
+    Study,
+    from_row,
+    to_row,
+)
 
 
 def _study(number: int, split: Split = "train", size: int = 4) -> Study:
@@ -116,7 +127,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
 def test_parquet_states_the_schema_version(tmp_path: Path) -> None:
     lake = write_lake(str(tmp_path), [_study(1)])
     path = lake.row_groups()[0].path.removeprefix("file://")
-    assert pq.read_schema(path).metadata[b"rayzero.schema_version"] == b"1"
+    assert pq.read_schema(path).metadata[b"rayzero.schema_version"] == SCHEMA_VERSION.encode()
 
 
 def test_lake_lives_on_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:

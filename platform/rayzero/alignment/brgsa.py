@@ -11,8 +11,8 @@ NCE is the sum of both directions at a fixed temperature.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ from rayzero.alignment.registry import System, register
 from rayzero.alignment.texts import distinct_texts
 from rayzero.config import Config, ConfigError, Settings, validate
 from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
-from rayzero.encoders.transformer import Adapter, Transformer
+from rayzero.encoders.transformer import Adapter, Block, Transformer
 from rayzero.encoders.vision import VisionEncoder, build_vision
 from rayzero.encoders.volume import ViT3D
 from rayzero.ops.bank_attention import knowledge_bank
@@ -147,7 +147,7 @@ class BrgSA(AlignmentModel):
     def similarity_map(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Patch logits (B, T, z, h, w): cosine of each patch and t over the temperature (spec, section 7)."""
         scores = torch.einsum("td,bnd->btn", _unit(text.pooled), _unit(image.tokens)) / self.settings.temperature
-        return scores.unflatten(-1, image.grid)
+        return scores.reshape(*scores.shape[:2], *image.grid)
 
     def rollout_map(
         self, text: TextFeatures, pixels: Tensor | None = None, *, features: Tensor | None = None
@@ -163,15 +163,18 @@ class BrgSA(AlignmentModel):
             given = self.vision(_given(pixels)) if features is None else features.to(self.bank.rows.dtype)
             transformer, embedded = self.trunk.transformer, self.trunk.adapter(given)
         tokens, patches = transformer.prepend(embedded), math.prod(self.vision.grid)
+        layers = cast("Iterable[Block]", transformer.blocks)
         maps = []
         for vector in text.pooled.detach():
 
             def objective(last: Tensor, vector: Tensor = vector) -> Tensor:
                 return self._score(self.image_projection(transformer.norm(last[:, 0])), vector[None])[:, 0]
 
-            maps.append(gradient_rollout(transformer.blocks, tokens, objective)[:, -patches:])
+            maps.append(gradient_rollout(layers, tokens, objective)[:, -patches:])
         weights = torch.stack(maps, dim=1) if maps else tokens.new_zeros(len(tokens), 0, patches)
-        return (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).unflatten(-1, self.vision.grid)
+        # Where CLS attends to itself alone the map is nothing, and stays so.
+        weights = weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)
+        return weights.reshape(*weights.shape[:2], *self.vision.grid)
 
     def represent(self, batch: Batch) -> dict[str, Tensor]:
         """v and v^ (B, D), t and t^ (U, D), unit length left to the objective."""

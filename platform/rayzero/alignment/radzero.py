@@ -5,11 +5,16 @@ LayerNorm that both sides share. Each minimal sentence of a report is scored aga
 
     q = unit(LN(text)),  u_k = unit(LN(token_k)),  s_k = <q, u_k> / tau
     score = cos(q, sum_k softmax(s)_k u_k) / tau,  map = s on the patch grid        (sections 3.2 and 3.3)
+
+The defaults are the released code's. The paper's text differs: its weighted sum is over the tokens before they are
+made unit (``values: raw``), and it adds the two directions of the loss (``loss_reduction: sum``). Its ablation (a)
+attends by dot products over sqrt(D) to raw tokens (``similarity: dot``, ``values: raw``).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -39,6 +44,9 @@ class RadZeroSettings(Settings):
     temperature: float = Field(0.07, ge=0.01, le=1.0, description="Initial temperature, divides cosines")
     learn_temperature: bool = True
     balanced: bool = Field(False, description="Each distinct sentence weighs the same; false is as published")
+    similarity: Literal["cosine", "dot"] = Field("cosine", description="What attention compares text and tokens by")
+    values: Literal["unit", "raw"] = Field("unit", description="Tokens that attention sums: made unit (code), or not")
+    loss_reduction: Literal["mean", "sum"] = Field("mean", description="Of the two directions: code mean, paper sum")
 
 
 class RadZero(AlignmentModel):
@@ -51,7 +59,8 @@ class RadZero(AlignmentModel):
     def __init__(self, vision: VisionEncoder, text: TextEncoder, settings: RadZeroSettings) -> None:
         super().__init__()
         self.vision, self.text = vision, text
-        self.balanced = settings.balanced
+        self.balanced, self.loss_reduction = settings.balanced, settings.loss_reduction
+        self.similarity, self.values = settings.similarity, settings.values
         width = text.width
         self.adapter = None if vision.width == width else Adapter(vision, width)
         self.blocks = nn.Sequential(
@@ -71,7 +80,7 @@ class RadZero(AlignmentModel):
     def encode_image(
         self, pixels: Tensor | None = None, *, features: Tensor | None = None, present: Tensor | None = None
     ) -> ImageFeatures:
-        """Unit tokens (B, N, D); ``pooled`` (B, D) is their mean, CLS included where the encoder has one.
+        """Tokens (B, N, D), unit unless lengths matter; ``pooled`` (B, D) is their mean, CLS included if there is one.
 
         The first ``num_prefix`` tokens (CLS) take part in the attention but not in the map; they are kept in
         ``tokens`` in front, and ``grid`` covers the rest.
@@ -81,27 +90,50 @@ class RadZero(AlignmentModel):
         hidden = self.vision(pixels) if features is None else features.to(self.norm.weight.dtype)
         if self.adapter is not None:
             hidden = self.adapter(hidden)
-        tokens = _unit(self.norm(self.blocks(hidden)))
+        tokens = self._rows(self.norm(self.blocks(hidden)), keep_length=self.values == "raw")
         return ImageFeatures(pooled=tokens.mean(dim=1), tokens=tokens, grid=self.vision.grid)
 
     def encode_text(self, tokens: TokenBatch) -> TextFeatures:
-        """Unit sentence vectors (T, D), and the word vectors behind them."""
+        """Sentence vectors (T, D), unit unless compared by dot product, and the word vectors behind them."""
         pooled, words = self.text(tokens)
-        query = _unit(self.norm(pooled))
+        query = self._rows(self.norm(pooled), keep_length=False)
         return TextFeatures(pooled=query, tokens=words, mask=tokens.mask.bool())
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Logits (B, T): VL-CABS cosine over the temperature."""
-        return vl_cabs(text.pooled, image.tokens, self.temperature) / self.temperature
+        return self._cosine(text.pooled, image.tokens) / self.temperature
 
     def similarity_map(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
-        """Patch logits (B, T, h, w): cosine of each patch token and the text over the temperature."""
+        """Patch logits (B, T, h, w): the scores that attention takes its softmax of."""
         patches = image.tokens[:, image.tokens.shape[1] - math.prod(image.grid) :]
-        scores = torch.einsum("td,bnd->btn", text.pooled, patches) / self.temperature
+        if self.similarity == "cosine" and self.values == "raw":
+            patches = _unit(patches)
+        scores = torch.einsum("td,bnd->btn", _wide(text.pooled), _wide(patches)) / self._attention_temperature(patches)
         return scores.reshape(*scores.shape[:2], *image.grid)
 
+    def _rows(self, rows: Tensor, *, keep_length: bool) -> Tensor:
+        """Rows as ``score`` takes them: unit wherever only their direction matters."""
+        return _wide(rows) if keep_length or self.similarity == "dot" else _unit(rows)
+
+    def _attention_temperature(self, tokens: Tensor) -> Tensor | float:
+        return self.temperature if self.similarity == "cosine" else math.sqrt(tokens.shape[-1])
+
+    def _cosine(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """Cosine (B, T) of each text and its weighted sum, for rows of ``encode_text`` and ``encode_image``."""
+        temperature = self._attention_temperature(tokens)
+        # The op sums value_scale_k * token_k: lengths for raw values of unit rows, their inverse for the opposite.
+        match self.similarity, self.values:
+            case "cosine", "raw":
+                lengths = torch.linalg.vector_norm(tokens, dim=-1).clamp(min=1e-12)
+                return vl_cabs(queries, tokens / lengths.unsqueeze(-1), temperature, value_scale=lengths)
+            case "dot", "unit":
+                lengths = torch.linalg.vector_norm(tokens, dim=-1).clamp(min=1e-12)
+                return vl_cabs(queries, tokens, temperature, value_scale=1 / lengths, similarity="dot")
+            case _:
+                return vl_cabs(queries, tokens, temperature, similarity=self.similarity)
+
     def represent(self, batch: Batch) -> dict[str, Tensor]:
-        """Unit image tokens (B, N, D) and unit sentence vectors (U, D)."""
+        """Image tokens (B, N, D) and sentence vectors (U, D), as ``score`` takes them."""
         image = self.encode_image(batch.pixels, features=batch.features, present=batch.present)
         return {"tokens": image.tokens, "queries": self.encode_text(batch.texts).pooled}
 
@@ -113,15 +145,24 @@ class RadZero(AlignmentModel):
         Images stay where they are: only the sentence vectors, a thousandth of the bytes, are gathered.
         """
         queries, positives = distinct_texts(represented["queries"], batch, group)
-        logits = vl_cabs(queries, represented["tokens"], self.temperature) / self.temperature
-        loss = multi_positive_nce(logits, positives, balanced=self.balanced, group=group)
+        logits = self._cosine(queries, represented["tokens"]) / self.temperature
+        loss = multi_positive_nce(
+            logits, positives, balanced=self.balanced, directions=self.loss_reduction, group=group
+        )
         return {"loss": loss, "temperature": self.temperature.detach().squeeze()}
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Rows of unit length, in fp32 at least: half-precision cosines divided by 0.07 would be too coarse."""
-    wide = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
-    return F.normalize(wide, dim=-1, eps=1e-12)
+    """Rows of unit length, in fp32: half-precision cosines divided by 0.07 would be too coarse.
+
+    On a GPU bfloat16 rows are rounded back: ``vl_cabs`` multiplies them exactly there, and sums in fp32.
+    """
+    unit = F.normalize(_wide(rows), dim=-1, eps=1e-12)
+    return unit.to(rows.dtype) if rows.is_cuda and rows.dtype == torch.bfloat16 else unit
+
+
+def _wide(rows: Tensor) -> Tensor:
+    return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
 
 
 def _build(config: Config) -> RadZero:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from rayzero.alignment.base import Batch
-from rayzero.ops.collectives import gather_rows
+from rayzero.ops.collectives import gather_rows, rank_in
 
 
 def distinct_texts(rows: Tensor, batch: Batch, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
@@ -28,3 +30,40 @@ def distinct_texts(rows: Tensor, batch: Batch, group: ProcessGroup | None) -> tu
     images, texts = batch.positives.nonzero(as_tuple=True)
     positives[images, columns[texts]] = True
     return everyone[first], positives
+
+
+@dataclass(frozen=True)
+class SharedTexts:
+    """The group's T distinct texts, each taken care of by one of the processes that hold it.
+
+    ``mine`` (t,) are the rows of this process's texts that it takes; gathering such rows over the group gives all T in
+    their order. ``positives`` (B, T) are those of this process's images, ``of_mine`` (t, B_all) those of the texts
+    that it takes, over all images of the group.
+    """
+
+    mine: Tensor
+    positives: Tensor
+    of_mine: Tensor
+
+
+def share_texts(batch: Batch, group: ProcessGroup | None) -> SharedTexts:
+    """Share out the distinct texts of the group.
+
+    Among several processes (or places) that hold a text its id decides, so that common sentences, which most hold,
+    do not all fall to the first one.
+    """
+    count, rank = len(batch.text_ids), rank_in(group)
+    place = torch.arange(count, device=batch.text_ids.device)
+    held = gather_rows(torch.stack([batch.text_ids, torch.full_like(place, rank), place], dim=1), group)
+    distinct, inverse, copies = torch.unique(held[:, 0], return_inverse=True, return_counts=True)
+    by_text = torch.argsort(inverse, stable=True)
+    chosen = by_text[copies.cumsum(0) - copies + distinct % copies].sort().values
+    column = torch.empty_like(distinct)
+    column[inverse[chosen]] = torch.arange(len(chosen), device=column.device)
+    positives = batch.positives.new_zeros((len(batch), len(chosen)))
+    images, texts = batch.positives.nonzero(as_tuple=True)
+    positives[images, column[torch.searchsorted(distinct, batch.text_ids[texts])]] = True
+    taken = held[chosen, 1] == rank
+    # NCCL and gloo differ in what they do with booleans.
+    everyone = gather_rows(positives.to(torch.uint8), group).bool()
+    return SharedTexts(held[chosen[taken], 2], positives, everyone[:, taken].T)

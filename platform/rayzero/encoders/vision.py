@@ -97,6 +97,11 @@ class HuggingFaceVision(VisionEncoder):
         if not isinstance(patch, int) or resolution % patch:
             raise ConfigError(f"vision.resolution={resolution} is not a multiple of the patch size {patch} of {source}")
         self.network = AutoModel.from_pretrained(source) if pretrained else AutoModel.from_config(config)
+        # Neither serves the tokens, and a trained encoder must not hold a parameter without gradient: it stalls ZeRO.
+        if getattr(self.network, "pooler", None) is not None:
+            self.network.pooler = None
+        if (mask_token := getattr(getattr(self.network, "embeddings", None), "mask_token", None)) is not None:
+            mask_token.requires_grad_(False)
         self.grid = (resolution // patch, resolution // patch)
         self.width = config.hidden_size
         self.num_prefix = 1 + int(getattr(config, "num_register_tokens", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -117,7 +118,7 @@ class SliceEncoder(VisionEncoder):
             )
         slabs = pixels.squeeze(1).unflatten(1, (self.grid[0], _SLAB)).flatten(0, 1)
         tokens: Tensor = self.slices((slabs + 1) / 2)
-        return tokens[:, self.slices.num_prefix :].unflatten(0, (len(pixels), -1)).flatten(1, 2)
+        return tokens[:, self.slices.num_prefix :].reshape(len(pixels), -1, self.width)
 
     def save_definition(self, folder: Path) -> None:
         """Write the definition of the 2-D encoder; the rest follows from the shape of the volumes."""
@@ -132,7 +133,8 @@ def vit3d_size(encoder: str) -> ViT3DSize | None:
     definition = json.loads(marker.read_text()) if marker.is_file() else {}
     if definition.pop("architecture", "") != VIT3D:
         return None
-    return ViT3DSize(**{name: tuple(v) if isinstance(v, list) else v for name, v in definition.items()})
+    sizes = {name: int(definition[name]) for name in ("width", "depth", "heads")}
+    return ViT3DSize(**sizes, patch=_triple(definition["patch"]), base_grid=_triple(definition["base_grid"]))
 
 
 def build_vit3d(encoder: str, size: ViT3DSize, shape: tuple[int, int, int], *, normalised: bool) -> ViT3D:
@@ -150,6 +152,11 @@ def build_vit3d(encoder: str, size: ViT3DSize, shape: tuple[int, int, int], *, n
     return network
 
 
+def _triple(values: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = values
+    return z, y, x
+
+
 def volume_positions(grid: tuple[int, int, int], width: int) -> Tensor:
     """Sine-cosine codes (*grid, width): a third of the width per axis, X first, as published for axes X, Y, Z.
 
@@ -158,7 +165,9 @@ def volume_positions(grid: tuple[int, int, int], width: int) -> Tensor:
     """
     if width % 6:
         raise ConfigError(f"3-D position codes need a width that is a multiple of 6, got {width}")
-    frequency = 10000.0 ** (-torch.arange(width // 6) / (width // 6))
-    z, y, x = torch.meshgrid(*(torch.linspace(0, 1, size) for size in grid), indexing="ij")
+    # Real numbers even where an encoder is built on the meta device, to be filled with weights later.
+    frequency = 10000.0 ** (-torch.arange(width // 6, device="cpu") / (width // 6))
+    axes = (torch.linspace(0, 1, size, device="cpu") for size in grid)
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
     angles = [axis.unsqueeze(-1) * frequency for axis in (x, y, z)]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=-1)

@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image as PillowImage
 
+from rayzero.config import Intensity
 from rayzero.studies.preprocess import to_unit
 from rayzero.studies.study import Image
 
@@ -15,7 +16,7 @@ _SIDE = 448
 _CT_WINDOW = (-1000.0, 400.0)
 
 
-def radiograph_picture(image: Image, intensity: str) -> bytes:
+def radiograph_picture(image: Image, intensity: Intensity) -> bytes:
     """A radiograph as a JPEG, at most 448 pixels a side."""
     return _jpeg(to_unit(image, intensity))
 

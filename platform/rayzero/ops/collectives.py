@@ -20,6 +20,11 @@ def world_size(group: ProcessGroup | None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank_in(group: ProcessGroup | None) -> int:
+    """This process's place in ``group``; 0 where no group is initialised."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
 def gather_rows(rows: Tensor, group: ProcessGroup | None = None) -> Tensor:
     """Rows (n_r, ...) of every process, concatenated in rank order; n_r may differ.
 

@@ -27,6 +27,7 @@ def multi_positive_nce(
     positives: Tensor,
     *,
     balanced: bool = False,
+    texts_on_rows: bool = False,
     directions: Directions = "mean",
     group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -41,6 +42,7 @@ def multi_positive_nce(
         balanced: weigh a pair by 1 / (images that its text is positive for), so that each text counts once. As
             published, each pair counts once, and a sentence that most reports say ("There is no pneumothorax")
             outweighs all rare findings together.
+        texts_on_rows: ``logits`` and ``positives`` are (T, B), this process's texts against all images of the group.
         directions: the mean of the text and the image direction (RadZero's code) or their sum (its paper).
         group: processes that share the images by rows; every one holds the same T texts in the same order.
 
@@ -51,7 +53,7 @@ def multi_positive_nce(
         ValueError: shapes differ, ``positives`` is not boolean, the group has no positive pair, or a logit is not
             finite.
     """
-    logits, images_of_text = _checked(logits, positives, group)
+    logits, counts = _checked(logits, positives, group)
     # Half of the dtype's range instead of -inf: a row without negatives then has loss 0 and gradient 0, not NaN.
     floor = torch.finfo(logits.dtype).min / 2
     negatives = logits.masked_fill(positives, floor)
@@ -59,10 +61,12 @@ def multi_positive_nce(
     text_side = _over_images(negatives, group)
     # log(exp p + exp s) - p = softplus(s - p)
     terms = F.softplus(image_side - logits) + F.softplus(text_side - logits)
+    total = counts.sum()
     if balanced:
-        terms, total = terms / images_of_text.clamp(min=1), images_of_text.count_nonzero()
-    else:
-        total = images_of_text.sum()
+        images_of_text = positives.sum(dim=1, keepdim=True) if texts_on_rows else counts
+        total = images_of_text.count_nonzero()
+        total = sum_over_processes(total, group) if texts_on_rows else total
+        terms = terms / images_of_text.clamp(min=1)
     share = _FACTOR[directions] * terms.masked_fill(~positives, 0.0).sum() / total
     return shared_value(share, group)
 

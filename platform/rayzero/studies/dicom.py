@@ -1,8 +1,7 @@
 """Radiographs out of DICOM files: lossless grey values, bone bright, with window, spacing and view.
 
-Only the header attributes listed in ``_ATTRIBUTES`` are ever parsed, so names, identifiers, dates and free
-text of the patient cannot reach a result. Pixel values stay the stored integers: a linear modality transform
-moves into the window instead of the pixels, and MONOCHROME1 is inverted about the range of ``BitsStored``.
+Pixel values stay the stored integers: a linear modality transform moves into the window instead of the pixels, and
+what shows air bright is mirrored about the range of ``BitsStored`` (see ``rayzero.studies.display``).
 """
 
 from __future__ import annotations
@@ -12,30 +11,30 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import pydicom
-from PIL import Image as PillowImage
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.processing import apply_modality_lut
-from pydicom.pixels.utils import pixel_array
 
-from rayzero.studies.errors import StudyFileError
+from rayzero.studies.codecs import TRANSFER_SYNTAXES, decode
+from rayzero.studies.display import numbers, to_display
+from rayzero.studies.errors import StudyFileError, brief
 from rayzero.studies.study import Image, View
 
 MAX_PIXELS = 64 * 2**20
 """Largest radiograph that is decoded, in pixels: four times the largest detector in use."""
 
-_ATTRIBUTES = [
-    "SOPClassUID", "ViewPosition", "ViewCodeSequence", "ImagerPixelSpacing", "PixelSpacing",
+ATTRIBUTES = (
+    "SOPClassUID", "ViewPosition", "ViewCodeSequence", "ImagerPixelSpacing", "PixelSpacing", "BurnedInAnnotation",
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept",
-    "ModalityLUTSequence", "WindowCenter", "WindowWidth", "PixelData",
-]  # fmt: skip
+    "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PixelData",
+)  # fmt: skip
+"""All that is ever parsed of a header. None is in the table of attributes that the Basic Application Level
+Confidentiality Profile removes or replaces (PS3.15, table E.1-1), so no identifying one can reach a result."""
+
+_SPACING_MM = (0.01, 10.0)  # finer or coarser than any detector: a header in other units, or made up
 
 _SOP_CLASSES = {
     uid.ComputedRadiographyImageStorage,
@@ -43,15 +42,6 @@ _SOP_CLASSES = {
     uid.DigitalXRayImageStorageForProcessing,
     uid.SecondaryCaptureImageStorage,
 }
-
-_NATIVE = {
-    uid.ImplicitVRLittleEndian,
-    uid.ExplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-}
-_WITH_CODESTREAM_SIZE = {uid.JPEGBaseline8Bit, uid.JPEG2000Lossless, uid.JPEG2000}
-_ENCAPSULATED = {uid.RLELossless, uid.JPEGLSLossless, uid.JPEGLSNearLossless} | _WITH_CODESTREAM_SIZE
 
 _VIEWS: dict[str, View] = {
     **dict.fromkeys(("AP", "PA", "ANTERO POSTERIOR", "POSTERO ANTERIOR"), "frontal"),
@@ -71,27 +61,18 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
     the file gives none that can be trusted; ``window`` is in the units of ``pixels``. ``image_id`` defaults to
     ``radiograph``. Raises StudyFileError.
     """
-    dataset = parse(data, _ATTRIBUTES)
+    dataset = parse(data, ATTRIBUTES)
     _check_header(dataset)
-    stored = decode(dataset)
-    bits = int(dataset.BitsStored)
-    check_range(stored, bits)
-    if "ModalityLUTSequence" in dataset:
-        stored, bits = _look_up(stored, dataset)
-        slope, intercept = 1.0, 0.0
-    else:
-        slope, intercept = _rescale(dataset)
-    window = _window(dataset, slope, intercept)
-    # A negative slope reverses brightness once more, so the two inversions cancel.
-    if (dataset.PhotometricInterpretation == "MONOCHROME1") != (slope < 0):
-        stored, window = _invert(stored, window, bits)
+    shown = to_display(decode(dataset), dataset)
     return Image.from_array(
         image_id or "radiograph",
-        stored,
+        shown.pixels,
         view=_view(dataset),
-        bits=bits,
+        bits=shown.bits,
         spacing_mm=_spacing(dataset),
-        window=window,
+        window=shown.window,
+        curve=shown.curve,
+        inverted=shown.inverted,
     )
 
 
@@ -150,6 +131,8 @@ def _check_header(dataset: FileDataset) -> None:
     photometric = str(dataset.PhotometricInterpretation)
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise StudyFileError("header", f"the pixels are {photometric}; a radiograph is MONOCHROME1 or MONOCHROME2")
+    if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES":
+        raise StudyFileError("header", "BurnedInAnnotation is YES: text in the pixels may identify the patient")
     check_layout(dataset)
 
 
@@ -158,7 +141,7 @@ def check_syntax(dataset: FileDataset) -> None:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise StudyFileError("header", "the file names no transfer syntax")
-    if syntax not in _NATIVE | _ENCAPSULATED:
+    if syntax not in TRANSFER_SYNTAXES:
         raise StudyFileError("header", f"transfer syntax {uid.UID(syntax).name} ({syntax}) is not supported")
 
 
@@ -174,89 +157,11 @@ def check_layout(dataset: Dataset) -> None:
         raise StudyFileError("header", f"HighBit {dataset.HighBit} does not fit {bits} stored bits")
 
 
-def decode(dataset: FileDataset) -> np.ndarray[Any, Any]:
-    """The stored values (H, W) as uint8, uint16 or int16."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        if syntax in _WITH_CODESTREAM_SIZE:
-            _check_codestream(dataset)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Unsigned values are taken as they are, so that a wrong BitsStored is seen instead of masked away.
-            signed = bool(dataset.PixelRepresentation)
-            pixels = pixel_array(dataset, correct_unused_bits=signed)
-    except StudyFileError:
-        raise
-    except Exception as error:  # each decoder raises its own types
-        name = uid.UID(syntax).name
-        raise StudyFileError("decode", f"the {name} pixel data does not decode ({brief(error)})") from error
-    if pixels.ndim != 2:
-        raise StudyFileError("decode", f"the pixel data decodes to shape {pixels.shape}; an image has two axes")
-    return pixels.astype(np.int16) if pixels.dtype == np.int8 else pixels
-
-
-def _check_codestream(dataset: Dataset) -> None:
-    """The coded image states a size of its own; one that differs from the header would escape the pixel limit."""
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    with PillowImage.open(io.BytesIO(frame)) as coded:
-        if coded.size != (dataset.Columns, dataset.Rows):
-            width, height = coded.size
-            reason = f"the coded image is {height}x{width}, the header says {dataset.Rows}x{dataset.Columns}"
-            raise StudyFileError("decode", reason)
-
-
-def check_range(stored: np.ndarray[Any, Any], bits: int) -> None:
-    """Refuse values beyond the range of ``bits``."""
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.dtype == np.int16 else (0, 2**bits - 1)
-    seen_low, seen_high = int(stored.min()), int(stored.max())
-    if seen_low < low or seen_high > high:
-        reason = f"pixel values reach [{seen_low}, {seen_high}], beyond the [{low}, {high}] of {bits} stored bits"
-        raise StudyFileError("pixels", reason)
-
-
-def _look_up(stored: np.ndarray[Any, Any], dataset: Dataset) -> tuple[np.ndarray[Any, Any], int]:
-    """The modality table applied, and the bits of its entries."""
-    try:
-        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
-        values = apply_modality_lut(stored, dataset)
-    except Exception as error:
-        raise StudyFileError("pixels", f"the modality LUT is damaged ({brief(error)})") from error
-    if not 1 <= bits <= 16:
-        raise StudyFileError("pixels", f"the modality LUT states {bits} bits an entry; 1 to 16 are supported")
-    values = values.astype(np.uint8 if bits <= 8 else np.uint16)
-    check_range(values, bits)
-    return values, bits
-
-
-def _rescale(dataset: Dataset) -> tuple[float, float]:
-    slope, intercept = numbers(dataset.get("RescaleSlope")), numbers(dataset.get("RescaleIntercept"))
-    if slope and (slope[0] == 0 or not np.isfinite(slope[0])):
-        raise StudyFileError("header", f"RescaleSlope is {slope[0]:g}; it maps every pixel to one value")
-    return (slope[0] if slope else 1.0), (intercept[0] if intercept else 0.0)
-
-
-def _window(dataset: Dataset, slope: float, intercept: float) -> tuple[float, ...]:
-    """The first display window, in stored values, or () when absent or of no width."""
-    centres, widths = numbers(dataset.get("WindowCenter")), numbers(dataset.get("WindowWidth"))
-    if not centres or not widths or not np.isfinite(centres[0]) or not 0 < widths[0] < np.inf:
-        return ()
-    return ((centres[0] - intercept) / slope, widths[0] / abs(slope))
-
-
-def _invert(
-    stored: np.ndarray[Any, Any], window: tuple[float, ...], bits: int
-) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
-    """Black for white about the range of ``bits``: exact in integers, and its own inverse."""
-    top = -1 if stored.dtype == np.int16 else 2**bits - 1
-    inverted = (top - stored.astype(np.int32)).astype(stored.dtype)
-    return inverted, ((top - window[0], window[1]) if window else ())
-
-
 def _spacing(dataset: Dataset) -> tuple[float, ...]:
     # The detector plane comes first: PixelSpacing of a projection may be calibrated to any plane, or be [0, 0].
     for name in ("ImagerPixelSpacing", "PixelSpacing"):
         values = numbers(dataset.get(name))
-        if len(values) == 2 and all(0 < value < np.inf for value in values):
+        if len(values) == 2 and all(_SPACING_MM[0] <= value <= _SPACING_MM[1] for value in values):
             return tuple(values)
     return ()
 
@@ -266,15 +171,3 @@ def _view(dataset: Dataset) -> View:
     meanings = [str(code.get("CodeMeaning", "")) for code in codes]
     named = (view_named(text) for text in [str(dataset.get("ViewPosition") or ""), *meanings])
     return next((view for view in named if view), "unknown")
-
-
-def numbers(value: Any) -> list[float]:
-    """A DICOM number, list of numbers, or empty element as a list."""
-    if value is None or value == "":
-        return []
-    return [float(item) for item in (value if isinstance(value, Sequence) else [value])]
-
-
-def brief(error: Exception) -> str:
-    """The first line of a library's message, short enough for a table cell."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

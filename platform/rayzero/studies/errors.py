@@ -21,3 +21,8 @@ class CorpusError(ValueError):
 
 class LakeError(RuntimeError):
     """A lake is missing, of another schema version, damaged, or lacks what was asked of it."""
+
+
+def brief(error: Exception) -> str:
+    """The first line of a library's message, short enough for a table cell."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -58,7 +58,7 @@ def examples_of(studies: Iterable[Study], data: DataConfig, resolution: int, fin
                     "data": pixels.astype(np.float16).tobytes(),
                     "shape": list(pixels.shape),
                     "present": present,
-                    "sentences": [sentence.text for sentence in study.sentences],
+                    "sentences": _texts(study, data),
                     "report": study.report.text,
                     "labels": list(study.labels.items()),
                 }
@@ -129,6 +129,11 @@ def _stack(examples: pa.Table, data: str, shape: str) -> Array:
     shapes = examples.column(shape).to_pylist()
     cells = (np.frombuffer(cell.as_buffer(), dtype=np.float16) for cell in examples.column(data))
     return np.stack([c.reshape(s) for c, s in zip(cells, shapes, strict=True)]).astype(np.float32)
+
+
+def _texts(study: Study, data: DataConfig) -> list[str]:
+    chosen = [sentence.text for sentence in study.sentences if sentence.status in data.statuses]
+    return chosen or [sentence.text for sentence in study.sentences]
 
 
 def _example(

@@ -1,49 +1,80 @@
 """A corpus into a lake, as Ray tasks: each reads the files of some studies and writes them as one part.
 
-Pixels go from the files to the lake inside one task; only counts travel back to the driver.
+Pixels go from the files to the lake inside one task; only counts travel back to the driver. How the studies are cut
+into parts depends on the studies alone, and each part is entered in a journal when it is complete. So an ingest that
+was killed is continued by asking for it again, on any number of machines, and ends with the lake that it would have
+written undisturbed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any, cast
 
 import ray
 
+from rayzero import __version__
 from rayzero.cluster import join
 from rayzero.studies import leakage
 from rayzero.studies.corpora import StudyRef, corpus, load, unique
-from rayzero.studies.lake import Lake, Part, Quarantined, commit_lake, new_generation, normal_url, write_part
-from rayzero.studies.study import Study
+from rayzero.studies.errors import CorpusError, LakeError
+from rayzero.studies.journal import Journal
+from rayzero.studies.lake import Lake, Part, Quarantined, commit_lake, normal_url, write_part
+from rayzero.studies.study import SCHEMA_VERSION, Study
 
 PART_STUDIES = 256
 """Studies in one file of the lake, at most: one task's work, and what is done again when a node is lost."""
 
+_READ_AHEAD = 4  # studies that a task fetches while it decodes and writes another: hides the latency of a store
+
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an ingest is: ``studies`` seen of ``total``, ``images`` written, ``seconds`` since the first task."""
+    """How far an ingest is: ``studies`` seen of ``total``, ``images`` written, ``quarantined`` entries so far.
+
+    ``resumed_studies`` and ``resumed_images`` of these were there from before an interruption; ``seconds`` counts
+    from the first task of this run.
+    """
 
     studies: int
     total: int
     images: int
+    quarantined: int
     seconds: float
+    resumed_studies: int = 0
+    resumed_images: int = 0
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that this run writes in a second."""
+        return (self.images - self.resumed_images) / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that the rest will take at the rate so far; None before the first part."""
+        done = self.studies - self.resumed_studies
+        return (self.total - self.studies) * self.seconds / done if done else None
 
 
 @dataclass(frozen=True)
 class Ingested:
     """The lake that was written, what was refused, and the ``seconds`` that reading and writing took.
 
-    ``excluded`` counts the studies that were left out for each evaluation set to keep apart.
+    ``resumed_images`` were there from before an interruption. ``excluded`` counts the studies that were left out for
+    each evaluation set to keep apart.
     """
 
     lake: Lake
     quarantined: tuple[Quarantined, ...]
     seconds: float
+    resumed_images: int = 0
     excluded: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -62,9 +93,9 @@ def ingest(
     ``limit`` takes the first so many studies. ``cpus`` bounds the tasks that run at once (default: all the CPUs of
     the cluster). ``exclude`` names evaluation sets whose patients stay out of train and validation, see
     ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was
-    there stays in force until all is written.
+    there stays in force until all is written. The same call after an interruption continues.
     """
-    root_url, lake_url, generation = normal_url(root), normal_url(lake), new_generation()
+    root_url, lake_url = normal_url(root), normal_url(lake)
     refs, refused = plan(corpus_name, root_url, limit=limit)
     if not ray.is_initialized():
         join(cpus=cpus, log_to_driver=False)
@@ -73,19 +104,21 @@ def ingest(
     if exclude:
         refs, leaks, excluded = leakage.exclude(corpus_name, root_url, refs, exclude, workers=workers)
         refused += leaks
-    chunks = list(chunked(refs, _part_size(len(refs), workers)))
+    chunks = {f"part-{index:05d}.parquet": chunk for index, chunk in enumerate(chunked(refs, _part_size(len(refs))))}
+    journal = Journal.open(lake_url, _digest(corpus_name, root_url, refs, refused))
+    done = {name: entry for name, entry in journal.finished().items() if name in chunks}
     start = time.monotonic()
-    parts: dict[int, Part] = {}
-    seen = 0
-    for index, part, entries in _run(chunks, root_url, lake_url, generation, workers):
-        parts[index] = part
-        refused += entries
-        seen += len(chunks[index])
-        images = sum(p.counts["total"].get("images", 0) for p in parts.values())
-        on_progress(Progress(seen, len(refs), images, time.monotonic() - start))
+    counter = _Counter(chunks, done)
+    for name, part, entries in _run({n: c for n, c in chunks.items() if n not in done}, root_url, journal, workers):
+        done[name] = (part, entries)
+        on_progress(counter.add(name, part, entries, time.monotonic() - start))
     seconds = time.monotonic() - start
-    written = commit_lake(lake_url, generation, [parts[index] for index in sorted(parts)], refused)
-    return Ingested(written, tuple(refused), seconds, excluded)
+    # In the order of the plan and not of completion, so that the lake does not tell how it came about.
+    ordered = [done[name] for name in chunks]
+    refused += [entry for _, entries in ordered for entry in entries]
+    written = commit_lake(lake_url, journal.generation, [part for part, _ in ordered], refused)
+    journal.close()
+    return Ingested(written, tuple(refused), seconds, counter.resumed_images, excluded)
 
 
 def plan(corpus_name: str, root: str, *, limit: int | None = None) -> tuple[list[StudyRef], list[Quarantined]]:
@@ -109,52 +142,110 @@ def chunked(refs: Sequence[StudyRef], size: int) -> Iterator[list[StudyRef]]:
         yield chunk
 
 
-def ingest_refs(
-    refs: Iterable[StudyRef], *, root: str, lake: str, generation: str, name: str
-) -> tuple[Part, list[Quarantined]]:
-    """Read the files of ``refs`` and write them as the part ``name``: the unit of parallel work, free of Ray.
+def ingest_refs(refs: Iterable[StudyRef], *, root: str, journal: Journal, name: str) -> tuple[Part, list[Quarantined]]:
+    """Read the files of ``refs``, write them as the part ``name`` and enter it: the unit of work, free of Ray.
 
     Memory stays near one row group. Running it again writes the same file again.
     """
     refused: list[Quarantined] = []
 
     def studies() -> Iterator[Study]:
-        for ref in refs:
-            study, entries = load(ref, root)
+        for study, entries in _loaded(refs, root):
             refused.extend(entries)
             if study is not None:
                 yield study
 
-    part = write_part(lake, generation, name, studies())
+    part = write_part(journal.url, journal.generation, name, studies())
+    journal.record(part, refused)
     return part, refused
 
 
-def _part_size(total: int, workers: int) -> int:
-    """Large parts, yet four or more for each worker where that leaves a row group's worth in each."""
-    return min(PART_STUDIES, max(32, math.ceil(total / (4 * workers))))
+def _loaded(refs: Iterable[StudyRef], root: str) -> Iterator[tuple[Study | None, list[Quarantined]]]:
+    """``refs`` loaded, in order, a few ahead of the one that is asked for."""
+    waiting: deque[Future[tuple[Study | None, list[Quarantined]]]] = deque()
+    remaining = iter(refs)
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        waiting.extend(pool.submit(load, ref, root) for ref in islice(remaining, _READ_AHEAD))
+        while waiting:
+            loaded = waiting.popleft().result()
+            waiting.extend(pool.submit(load, ref, root) for ref in islice(remaining, 1))
+            yield loaded
+
+
+def _part_size(total: int) -> int:
+    """Large parts, yet many enough to share out where that leaves a row group's worth in each."""
+    return min(PART_STUDIES, max(32, math.ceil(total / 64)))
+
+
+def _digest(corpus_name: str, root: str, refs: Sequence[StudyRef], refused: Sequence[Quarantined]) -> str:
+    """What a part depends on, less the files themselves: an ingest with another digest is another ingest."""
+    digest = hashlib.sha256(repr((corpus_name, root, __version__, SCHEMA_VERSION)).encode())
+    for ref in refs:
+        values = [getattr(ref, item.name) for item in fields(ref)]
+        # A function's own text names an address, which differs from process to process.
+        plain = [getattr(v, "__qualname__", None) or (dict(v) if isinstance(v, Mapping) else v) for v in values]
+        digest.update(repr(plain).encode())
+    for entry in refused:
+        digest.update(repr(entry).encode())
+    return digest.hexdigest()
+
+
+class _Counter:
+    """Adds finished parts up."""
+
+    def __init__(
+        self, chunks: Mapping[str, Sequence[StudyRef]], done: Mapping[str, tuple[Part, list[Quarantined]]]
+    ) -> None:
+        self._chunks = chunks
+        self._total = sum(len(chunk) for chunk in chunks.values())
+        self._studies = self._resumed_studies = sum(len(chunks[name]) for name in done)
+        self._images = self.resumed_images = sum(_images(part) for part, _ in done.values())
+        self._quarantined = sum(len(entries) for _, entries in done.values())
+
+    def add(self, name: str, part: Part, entries: Sequence[Quarantined], seconds: float) -> Progress:
+        """One more part is complete, ``seconds`` after the start."""
+        self._studies += len(self._chunks[name])
+        self._images += _images(part)
+        self._quarantined += len(entries)
+        return Progress(
+            self._studies,
+            self._total,
+            self._images,
+            self._quarantined,
+            seconds,
+            self._resumed_studies,
+            self.resumed_images,
+        )
+
+
+def _images(part: Part) -> int:
+    return part.counts["total"].get("images", 0)
 
 
 def _run(
-    chunks: Sequence[list[StudyRef]], root: str, lake: str, generation: str, workers: int
-) -> Iterator[tuple[int, Part, list[Quarantined]]]:
-    """Results as they come; no more than ``workers`` tasks are in flight, so the driver's memory stays flat."""
+    chunks: Mapping[str, list[StudyRef]], root: str, journal: Journal, workers: int
+) -> Iterator[tuple[str, Part, list[Quarantined]]]:
+    """Parts as they come; no more than ``workers`` tasks are in flight, so the driver's memory stays flat."""
     task = ray.remote(cast(Any, ingest_refs))  # Ray's types know no keyword-only arguments
-    waiting = iter(enumerate(chunks))
-    running: dict[ray.ObjectRef[tuple[Part, list[Quarantined]]], int] = {}
+    waiting = iter(chunks.items())
+    running: dict[ray.ObjectRef[tuple[Part, list[Quarantined]]], str] = {}
 
     def submit(count: int) -> None:
-        for index, chunk in islice(waiting, count):
-            name = f"part-{index:05d}.parquet"
-            running[task.remote(chunk, root=root, lake=lake, generation=generation, name=name)] = index
+        for name, chunk in islice(waiting, count):
+            running[task.remote(chunk, root=root, journal=journal, name=name)] = name
 
     submit(workers)
     try:
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
-            index = running.pop(done)
-            part, refused = ray.get(done)
+            name = running.pop(done)
+            try:
+                part, refused = ray.get(done)
+            except (CorpusError, LakeError) as error:
+                # Ray hands over a copy that carries the whole trace of the task in its message.
+                raise getattr(error, "cause", error) from None
             submit(1)
-            yield index, replace(part, counts={kind: dict(values) for kind, values in part.counts.items()}), refused
+            yield name, part, refused
     finally:
         for reference in running:
             ray.cancel(reference, force=True)

@@ -17,12 +17,12 @@ import hashlib
 import json
 import os
 import secrets
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -31,8 +31,10 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.config import nearest
+from rayzero.studies import storage  # noqa: F401  sets how object stores are opened
+from rayzero.studies.counts import count, empty_counts
 from rayzero.studies.errors import LakeError
-from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_row
+from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_table
 
 GROUP_STUDIES = 32
 GROUP_BYTES = 64 * 2**20
@@ -72,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Lake:
-    """A lake opened for reading. ``counts`` is {"split" | "corpus" | "view" | "total": {name: number}}."""
+    """A lake opened for reading. ``counts`` is {kind: {name: number}}, see ``rayzero.studies.counts``."""
 
     url: str
     generation: str
@@ -90,7 +92,7 @@ class Lake:
         for split in splits or ():
             if split not in self.splits:
                 raise LakeError(f"the lake at {self.url} has no split {split!r}; {nearest(split, self.splits)}")
-        folder = _generation_url(self.url, self.generation)
+        folder = generation_url(self.url, self.generation)
         return [
             RowGroup(f"{folder}/{part.name}", index, rows)
             for part in self.parts
@@ -108,7 +110,7 @@ class Lake:
 
     def quarantine(self) -> list[Quarantined]:
         """Everything that did not enter the lake."""
-        url = f"{_generation_url(self.url, self.generation)}/quarantine.parquet"
+        url = f"{generation_url(self.url, self.generation)}/quarantine.parquet"
         with fsspec.open(url, "rb") as file:
             return [Quarantined(**row) for row in pq.read_table(file).to_pylist()]
 
@@ -181,31 +183,32 @@ def write_part(url: str, generation: str, name: str, studies: Iterable[Study]) -
 
     Nothing reads the file before ``commit_lake`` names it. Raises LakeError when the lake cannot be written.
     """
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("split", "corpus", "view", "total")}
+    counts = empty_counts()
     groups: list[tuple[str, int]] = []
     digests: list[str] = []
-    path = f"{_generation_url(url, generation)}/{name}"
+    path = f"{generation_url(url, generation)}/{name}"
     try:
         with (
-            fsspec.open(path, "wb", auto_mkdir=True) as file,
+            _writing(path) as file,
             # Pixels neither repeat nor compare: dictionaries and statistics over them would only cost time.
             pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False) as writer,
         ):
             for batch in _batches(studies):
-                writer.write_table(pa.Table.from_pylist([to_row(s) for s in batch], schema=SCHEMA))
+                writer.write_table(to_table(batch))
                 groups.append((batch[0].split, len(batch)))
                 digests.extend(_digest(study) for study in batch)
                 for study in batch:
-                    _count(counts, study)
+                    count(counts, study)
     except OSError as error:
         raise LakeError(f"cannot write {path}: {error}") from error
-    return Part(name=name, groups=tuple(groups), counts=counts, digests=tuple(digests))
+    plain = {kind: dict(sorted(values.items())) for kind, values in counts.items()}
+    return Part(name=name, groups=tuple(groups), counts=plain, digests=tuple(digests))
 
 
 def commit_lake(url: str, generation: str, parts: Iterable[Part], quarantined: Iterable[Quarantined]) -> Lake:
     """Make the written ``parts`` the lake at ``url``, replacing the one before."""
     parts = list(parts)
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("split", "corpus", "view", "total")}
+    counts = empty_counts()
     for part in parts:
         for kind, values in part.counts.items():
             counts[kind].update(values)
@@ -220,12 +223,12 @@ def commit_lake(url: str, generation: str, parts: Iterable[Part], quarantined: I
     }
     root = normal_url(url)
     try:
-        with fsspec.open(f"{_generation_url(root, generation)}/quarantine.parquet", "wb", auto_mkdir=True) as file:
+        with fsspec.open(f"{generation_url(root, generation)}/quarantine.parquet", "wb", auto_mkdir=True) as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE), file)
-        _replace(f"{root}/lake.json", json.dumps(card).encode())
+        replace_file(f"{root}/lake.json", json.dumps(card).encode())
+        _remove_debris(root, generation, {"quarantine.parquet", *(part.name for part in parts)})
     except OSError as error:
         raise LakeError(f"cannot write the lake at {url}: {error}") from error
-    _remove_other_generations(root, generation)
     return open_lake(root)
 
 
@@ -235,7 +238,8 @@ def normal_url(url: str) -> str:
     return str(fs.unstrip_protocol(path)).rstrip("/")
 
 
-def _generation_url(url: str, generation: str) -> str:
+def generation_url(url: str, generation: str) -> str:
+    """The folder of one generation's files."""
     return f"{url}/data/{generation}"
 
 
@@ -255,18 +259,6 @@ def _batches(studies: Iterable[Study]) -> Iterator[list[Study]]:
         yield batch
 
 
-def _count(counts: dict[str, Counter[str]], study: Study) -> None:
-    counts["split"][study.split] += 1
-    counts["corpus"][study.corpus] += 1
-    counts["view"].update(image.view for image in study.images)
-    counts["total"].update(
-        studies=1,
-        images=len(study.images),
-        sentences=len(study.sentences),
-        without_sentences=int(not study.sentences),
-    )
-
-
 def _digest(study: Study) -> str:
     """Identity of a study's images, whatever their order."""
     text = "\n".join([study.study_id, *sorted(image.sha256 for image in study.images)])
@@ -278,18 +270,38 @@ def _fingerprint(digests: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
-def _replace(url: str, data: bytes) -> None:
-    """Put ``data`` at ``url`` in one step: a rename on a disk, one PUT on an object store."""
+def replace_file(url: str, data: bytes) -> None:
+    """Put ``data`` at ``url`` in one step, whoever else does so at the same time."""
+    with _writing(url) as file:
+        file.write(data)
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[IO[bytes]]:
+    """A file that appears at ``url`` when it is complete: by a rename on a disk, by nature on an object store."""
     fs, path = url_to_fs(url)
-    if isinstance(fs, LocalFileSystem):
-        Path(f"{path}.new").write_bytes(data)
-        os.replace(f"{path}.new", path)
-    else:
-        fs.pipe_file(path, data)
+    if not isinstance(fs, LocalFileSystem):
+        with fs.open(path, "wb") as file:
+            yield file
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    unfinished = f"{path}.{secrets.token_hex(4)}.unfinished"
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
 
 
-def _remove_other_generations(root: str, generation: str) -> None:
+def _remove_debris(root: str, generation: str, names: set[str]) -> None:
+    """Remove the other generations, and what interrupted writes left in this one."""
     fs, folder = url_to_fs(f"{root}/data")
+    fs.invalidate_cache()
     for path in fs.ls(folder, detail=False):
         if not str(path).rstrip("/").endswith(generation):
             fs.rm(path, recursive=True)
+    for path in fs.ls(f"{folder}/{generation}", detail=False):
+        if str(path).rsplit("/", 1)[-1] not in names:
+            fs.rm_file(path)

@@ -9,8 +9,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
-from rayzero.studies.dicom import brief
-from rayzero.studies.errors import StudyFileError
+from rayzero.studies.errors import StudyFileError, brief
 from rayzero.studies.study import Image
 from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader, check_size, volume_image
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image as PillowImage
 
-from rayzero.config import DataConfig
+from rayzero.config import DataConfig, Intensity
 from rayzero.studies.study import Image
 
 Float = np.ndarray[Any, np.dtype[np.float32]]
@@ -54,23 +54,63 @@ def prepare(image: Image, data: DataConfig, resolution: int) -> tuple[Float, Geo
     return _resize(unit, resolution, resolution)[None], Geometry(height, width, data.geometry)
 
 
-def to_unit(image: Image, intensity: str) -> Float:
-    """The radiograph in [0, 1], air dark.
+def to_unit(image: Image, intensity: Intensity) -> Float:
+    """The radiograph in [0, 1], air dark, by a named preset.
 
-    ``voi`` applies the file's display window, or the 0.5th to 99.5th percentile where it has none; ``minmax``
-    stretches the full range; ``radzero`` divides by the maximum alone, as the published pipeline reads DICOM.
+    * ``voi``: the file's display window and curve, or the 0.5th to 99.5th percentile where it has none.
+    * ``minmax``: the full range stretched; RadZero's classification protocol does so before its encoder.
+    * ``radzero``, ``alta``: 8 bits by division by the maximum of the file's values, MONOCHROME1 inverted after, as
+      both published pipelines read DICOM; a raised black level stays.
+    * ``carzero``: 8-bit files as they are; deeper ones as MIMIC-CXR-JPG was made, from which CARZero was trained:
+      stretched to 8 bits, then histogram-equalised.
+
+    All but ``voi`` ignore the file's window.
     """
-    pixels = image.array().astype(np.float32)
-    if intensity == "radzero":
-        low, high = 0.0, float(pixels.max())
-    elif intensity == "minmax":
-        low, high = float(pixels.min()), float(pixels.max())
-    elif len(image.window) == 2:
-        low, high = image.window[0] - image.window[1] / 2, image.window[0] + image.window[1] / 2
-    else:
-        low, high = (float(value) for value in np.percentile(pixels, (0.5, 99.5)))
-    scaled = (pixels - low) / max(high - low, 1e-6)
+    pixels = image.array()
+    if intensity in ("radzero", "alta"):
+        return _by_maximum(image)
+    if intensity == "carzero" and pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / np.float32(255)
+    if intensity in ("carzero", "minmax"):
+        unit = _stretch(pixels, float(pixels.min()), float(pixels.max()))
+        return _equalise(unit) if intensity == "carzero" else unit
+    if len(image.window) != 2:
+        return _stretch(pixels, *(float(value) for value in np.percentile(pixels, (0.5, 99.5))))
+    centre, width = image.window
+    unit = _stretch(pixels, centre - width / 2, centre + width / 2)
+    if not image.curve:
+        return unit
+    return np.interp(unit, np.linspace(0, 1, len(image.curve)), image.curve).astype(np.float32)
+
+
+def _stretch(pixels: np.ndarray[Any, Any], low: float, high: float) -> Float:
+    scaled = pixels.astype(np.float32)
+    scaled -= np.float32(low)
+    scaled /= np.float32(max(high - low, 1e-6))
     return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+def _by_maximum(image: Image) -> Float:
+    """The file's own values over their maximum, in 255 steps; the inversion of the store is undone for that."""
+    stored = image.array().astype(np.float32)
+    if image.inverted:
+        top = -1 if image.dtype == "int16" else 2**image.bits - 1
+        stored = top - stored
+    scaled: Float = np.clip(np.rint(stored * np.float32(255 / max(float(stored.max()), 1e-6))), 0, 255) / np.float32(
+        255
+    )
+    return np.float32(1) - scaled if image.inverted else scaled
+
+
+def _equalise(unit: Float) -> Float:
+    """Histogram equalisation of 256 grey levels: a level becomes the share of pixels between it and the darkest."""
+    levels = np.rint(unit * 255).astype(np.uint8)
+    counts = np.bincount(levels.ravel(), minlength=256)
+    darkest = counts[np.flatnonzero(counts)[0]]
+    shares = (np.cumsum(counts) - darkest) / max(levels.size - darkest, 1)
+    table = np.clip(np.rint(shares * 255), 0, 255).astype(np.float32) / np.float32(255)
+    equalised: Float = table[levels]
+    return equalised
 
 
 def _resize(array: Float, height: int, width: int) -> Float:

@@ -10,7 +10,9 @@ import numpy as np
 from pydicom import uid
 from pydicom.dataset import FileDataset
 
-from rayzero.studies.dicom import check_layout, check_range, check_syntax, decode, numbers, parse
+from rayzero.studies.codecs import decode
+from rayzero.studies.dicom import check_layout, check_syntax, parse
+from rayzero.studies.display import check_range, numbers
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.orientation import Array
 from rayzero.studies.study import Image

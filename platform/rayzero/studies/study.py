@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 View = Literal["frontal", "lateral", "other", "unknown", "volume"]
 Status = Literal["present", "uncertain", "absent"]
@@ -41,8 +41,12 @@ class Image:
     bits: int
     spacing_mm: tuple[float, ...] = ()
     sha256: str = ""
-    # Display window (centre, width) in stored values, or empty when the file gives none.
+    # Display window (centre, width) in stored values, or empty when the file gives none: black at centre - width/2,
+    # white at centre + width/2. ``curve`` has display values in [0, 1] at equal steps over it; empty is a line.
     window: tuple[float, ...] = ()
+    curve: tuple[float, ...] = field(default=(), repr=False)
+    # The file's values were mirrored about the range of ``bits`` to show air dark.
+    inverted: bool = False
 
     @classmethod
     def from_array(
@@ -54,6 +58,8 @@ class Image:
         bits: int,
         spacing_mm: Sequence[float] = (),
         window: Sequence[float] = (),
+        curve: Sequence[float] = (),
+        inverted: bool = False,
     ) -> Image:
         """Wrap ``array`` (uint8, uint16 or int16); the checksum covers the pixel bytes alone."""
         if array.dtype.name not in ("uint8", "uint16", "int16"):
@@ -68,6 +74,8 @@ class Image:
             bits=bits,
             spacing_mm=tuple(float(s) for s in spacing_mm),
             window=tuple(float(w) for w in window),
+            curve=tuple(float(value) for value in curve),
+            inverted=inverted,
             sha256=hashlib.sha256(data).hexdigest(),
         )
 
@@ -168,6 +176,8 @@ _IMAGE = pa.struct(
         pa.field("spacing_mm", pa.list_(pa.float32())),
         pa.field("window", pa.list_(pa.float32())),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("curve", pa.list_(pa.float32())),
+        pa.field("inverted", pa.bool_(), nullable=False),
     ]
 )
 _SENTENCE = pa.struct([(name, pa.string()) for name in ("text", "status", "finding", "location")])
@@ -212,6 +222,36 @@ def to_row(study: Study) -> dict[str, Any]:
     return row
 
 
+def to_table(studies: Sequence[Study]) -> pa.Table:
+    """``studies`` as one Arrow table of ``SCHEMA`` that shares the memory of their pixels.
+
+    Arrow's own conversion copies large values several times over, which costs more than compressing them.
+    """
+    return pa.concat_tables([_one_row(study) for study in studies])
+
+
+def _one_row(study: Study) -> pa.Table:
+    row = to_row(study)
+    row["images"] = [{**image, "pixels": b""} for image in row["images"]]
+    table = pa.Table.from_pylist([row], schema=SCHEMA)
+    images = table.column("images").chunk(0).flatten()
+    pixels = [_shared(image.pixels) for image in study.images]
+    # Only studies of several images are copied, once, into one buffer.
+    column = pa.concat_arrays(pixels) if len(pixels) != 1 else pixels[0]
+    fields = [column if field.name == "pixels" else images.field(field.name) for field in _IMAGE]
+    filled = pa.ListArray.from_arrays(
+        pa.array([0, len(pixels)], pa.int32()),
+        pa.StructArray.from_arrays(fields, fields=list(_IMAGE)),
+        type=SCHEMA.field("images").type,
+    )
+    return table.set_column(SCHEMA.get_field_index("images"), SCHEMA.field("images"), filled)
+
+
+def _shared(data: bytes) -> pa.LargeBinaryArray:
+    ends = pa.py_buffer(np.array([0, len(data)], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(data)])
+
+
 def from_row(row: Mapping[str, Any]) -> Study:
     """The inverse of ``to_row``. Columns that were not read (projection) take their defaults."""
     values = {name: row[name] for name in SCHEMA.names if row.get(name) is not None}
@@ -225,7 +265,7 @@ def from_row(row: Mapping[str, Any]) -> Study:
 
 def image_from_row(row: Mapping[str, Any]) -> Image:
     """One element of a row's ``images`` as an ``Image``."""
-    tuples = {name: tuple(row.get(name) or ()) for name in ("shape", "spacing_mm", "window")}
+    tuples = {name: tuple(row.get(name) or ()) for name in ("shape", "spacing_mm", "window", "curve")}
     return Image(**{**row, **tuples})
 
 

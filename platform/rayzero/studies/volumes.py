@@ -14,8 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.lib import format as npy
 
-from rayzero.studies.dicom import brief
-from rayzero.studies.errors import StudyFileError
+from rayzero.studies.errors import StudyFileError, brief
 from rayzero.studies.nifti import is_nifti, read_nifti
 from rayzero.studies.orientation import Array
 from rayzero.studies.series import MAX_SLICES, read_series

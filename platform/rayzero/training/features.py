@@ -28,9 +28,9 @@ from rayzero.studies.loading import Source, lake_source, read_examples
 from rayzero.studies.study import Split
 
 _ENCODE_BATCH = 16
-# The settings that decide what an encoder gets to see.
+# The settings that decide what an encoder gets to see, and which texts are kept beside it.
 _PREPARED = {
-    "input", "companions", "views", "intensity", "geometry", "volume_spacing_mm", "volume_shape", "hu_range"
+    "input", "companions", "statuses", "views", "intensity", "geometry", "volume_spacing_mm", "volume_shape", "hu_range"
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rayzero.reports.mimic import parse_mimic_report
+from rayzero.reports.sections import parse_report
 from rayzero.studies.corpora import corpus, load
 from rayzero.studies.corpora.mimic import LABELS
 from rayzero.studies.errors import CorpusError
@@ -168,7 +168,7 @@ def test_a_missing_table_is_named(jpg: Path) -> None:
     [
         (" FINDINGS: one\n two.\n \n IMPRESSON: three.\n", "one two.", "three."),
         (" PA AND LATERAL VIEWS OF THE CHEST: one.\n", "one.", ""),
-        (" FINDINGS: lungs clear.\n BONES: intact.\n IMPRESSION:\n", "lungs clear.", ""),
+        (" FINDINGS: lungs clear.\n BONES: intact.\n IMPRESSION:\n", "lungs clear. BONES: intact.", ""),
         (
             " IMPRESSION: addendum.\n______________________________\n \n FINAL REPORT\n IMPRESSION: report.\n",
             "",
@@ -176,13 +176,13 @@ def test_a_missing_table_is_named(jpg: Path) -> None:
         ),
         (" EXAMINATION: CHEST (PORTABLE AP)\n \n INDICATION: cough\n \n Lungs are\n clear.\n", "Lungs are clear.", ""),
         (" CONCLUSION: done.\n", "", "done."),
-        (" FINDINGS: one.\n PORTABLE CHEST: two.\n", "one.", ""),
+        (" FINDINGS: one.\n PORTABLE CHEST: two.\n", "one. PORTABLE CHEST: two.", ""),
         (" RECOMMENDATION(S): none.\n NOTIFICATION: by phone.\n IMPRESSION: three.\n", "", "three."),
         ("", "", ""),
     ],
 )
 def test_reports_by_their_headings(text: str, findings: str, impression: str) -> None:
-    report = parse_mimic_report(text)
+    report = parse_report(text)
     assert (report.findings, report.impression, report.text) == (findings, impression, text)
 
 
@@ -192,12 +192,12 @@ def test_reports_by_their_headings(text: str, findings: str, impression: str) ->
      "CONCUSION", "FINDINGS/ IMPRESSION"],
 )  # fmt: skip
 def test_misspelt_impressions(heading: str) -> None:
-    assert parse_mimic_report(f" INDICATION: cough.\n {heading}: text.\n").impression == "text."
+    assert parse_report(f" INDICATION: cough.\n {heading}: text.\n").impression == "text."
 
 
 @pytest.mark.parametrize("heading", ["FINDINS", "FINDINDGS", "FINDGINGS", "FINDNGS", "FINIDNGS", "REFERENCE FINDINGS"])
 def test_misspelt_findings(heading: str) -> None:
-    assert parse_mimic_report(f" {heading}: text.\n IMPRESSION: other.\n").findings == "text."
+    assert parse_report(f" {heading}: text.\n IMPRESSION: other.\n").findings == "text."
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_misspelt_findings(heading: str) -> None:
      "NOTIFICATION", "TYPE OF EXAMINATION", "REASON FOR EXAM", "REFERENCE EXAM", "RECOMMENDATIONS", "COMMENT"],
 )  # fmt: skip
 def test_other_headings_are_neither(heading: str) -> None:
-    report = parse_mimic_report(f" {heading}: text.\n IMPRESSION: other.\n")
+    report = parse_report(f" {heading}: text.\n IMPRESSION: other.\n")
     assert (report.findings, report.impression) == ("", "other.")
 
 

@@ -14,14 +14,15 @@ from typing import Protocol, cast, get_args
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.reports.sections import parse_report
 from rayzero.reports.sentences import extract_sentences
 from rayzero.studies.corpora.regions import place
 from rayzero.studies.corpora.tables import Row
-from rayzero.studies.errors import StudyFileError
-from rayzero.studies.files import read_image
+from rayzero.studies.errors import CorpusError, StudyFileError
 from rayzero.studies.lake import Quarantined
+from rayzero.studies.sandbox import Limits, shared_sandbox
 from rayzero.studies.series import read_series
 from rayzero.studies.study import Image, Region, Report, Split, Study, View
 from rayzero.studies.volumes import is_litter, is_volume, read_volume
@@ -98,6 +99,8 @@ def unique(items: Iterable[StudyRef | Quarantined]) -> Iterator[StudyRef | Quara
 def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     """The study behind ``ref`` and what of it could not be read; None when no image reads.
 
+    Files are read in a confined process (``rayzero.studies.sandbox``). Raises CorpusError when the store is down.
+
     A missing or undecodable report is quarantined and the study kept with an empty one: it still serves image-only
     training and evaluation by labels.
     """
@@ -155,7 +158,7 @@ def _read_file(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
     data = _read(fs, base, file.path)
     if is_volume(data):
         return read_volume(data, name=file.image_id, header=file.header)
-    return read_image(data, name=file.image_id)
+    return shared_sandbox().read_image(data, name=file.image_id)
 
 
 def _read_series(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
@@ -181,11 +184,20 @@ def _inside(base: str, path: str) -> str:
 def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
     full = _inside(base, path)
     try:
+        size = fs.size(full)
+        if size > Limits().file_bytes:
+            raise StudyFileError("open", f"a file of {size:,} bytes is beyond {Limits().file_bytes:,}")
         data: bytes = fs.cat_file(full)
     except FileNotFoundError:
         raise StudyFileError("open", "the file does not exist") from None
-    except OSError as error:
-        raise StudyFileError("open", f"the file cannot be read: {error.strerror or error}") from error
+    except StudyFileError:
+        raise
+    except Exception as error:  # a store's client raises types of its own
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(fs, LocalFileSystem) or isinstance(error, PermissionError | IsADirectoryError):
+            raise StudyFileError("open", f"the file cannot be read: {reason}") from error
+        # Not the file's fault: the request has been repeated, see rayzero.studies.storage.
+        raise CorpusError(f"{fs.unstrip_protocol(full)} cannot be read now ({reason}); run this again later") from error
     return data
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from rayzero.reports.layouts import chexpert_plus_report
 from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.chexpert import LABELS, VIEWS, split_path
 from rayzero.studies.corpora.labels import link_priors
@@ -88,7 +89,7 @@ def _add(row: Row, studies: dict[str, _Study], layout: str) -> None:
     folder, patient, study_id, image_id = split_path(row["path_to_image"])
     if not image_id:
         raise ValueError(f"path_to_image {row['path_to_image']!r} names no image")
-    report = Report(text=row["report"], findings=row["section_findings"], impression=row["section_impression"])
+    report = chexpert_plus_report(row.cells)
     split, order = row.one_of("split", _SPLITS), row.real("patient_report_date_order")
     study = studies.setdefault(study_id, _Study(patient, split, order, report))
     if (study.split, study.order, study.report) != (split, order, report):

@@ -23,11 +23,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from rayzero.reports.layouts import CT_RATE_SECTIONS, ct_rate_report
 from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.tables import Row, existing, one_of_files, read_rows, read_text
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined
-from rayzero.studies.study import Report, Split
+from rayzero.studies.study import Split
 from rayzero.studies.voxels import VolumeHeader
 
 LABELS = (
@@ -36,12 +37,6 @@ LABELS = (
     "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern",
     "Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
 )  # fmt: skip
-_SECTIONS = {
-    "CLINICAL INFORMATION": "ClinicalInformation_EN",
-    "TECHNIQUE": "Technique_EN",
-    "FINDINGS": "Findings_EN",
-    "IMPRESSION": "Impressions_EN",
-}
 _GEOMETRY = (
     "RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImagePositionPatient", "ImageOrientationPatient",
 )  # fmt: skip
@@ -76,7 +71,7 @@ class CtRate:
             headers = _by_volume(root, _one(root, "metadata", f"{_TABLES[split]}_metadata.csv"), _GEOMETRY)
         elsewhere = _not_of_the_chest(root, split)
         scans: dict[str, list[Row]] = {}
-        for row in read_rows(root, reports, ("VolumeName", *_SECTIONS.values()), optional=()):
+        for row in read_rows(root, reports, ("VolumeName", *CT_RATE_SECTIONS.values()), optional=()):
             name = _NAME.fullmatch(_stem(row["VolumeName"]))
             if not name or name[2] != split:
                 yield row.refused(ValueError(f"VolumeName is not {split}_<patient>_<scan>_<reconstruction>"))
@@ -101,7 +96,7 @@ class CtRate:
     ) -> StudyRef:
         volumes = [_stem(row["VolumeName"]) for row in rows]
         patient = study_id.rpartition("_")[0]
-        reports = {tuple(row[column] for column in _SECTIONS.values()) for row in rows}
+        reports = {tuple(row[column] for column in CT_RATE_SECTIONS.values()) for row in rows}
         values = [labels[volume].labels(LABELS) for volume in volumes if volume in labels]
         if len(reports) > 1 or any(other != values[0] for other in values):
             raise ValueError("the reconstructions of the scan have different reports or labels")
@@ -118,7 +113,7 @@ class CtRate:
                 )
                 for volume in volumes
             ),
-            report=_report(rows[0]),
+            report=ct_rate_report(rows[0].cells),
             labels=values[0] if values else {},
         )
 
@@ -175,9 +170,3 @@ def _numbers(row: Row, field: str, count: int) -> list[float]:
     if len(values) != count or not np.isfinite(values).all():
         raise ValueError(f"{field} is {row[field]!r}; a list of {count} numbers is needed")
     return values
-
-
-def _report(row: Row) -> Report:
-    parts = {name: row[column] for name, column in _SECTIONS.items() if row[column] not in ("", "Not given.")}
-    text = "\n\n".join(f"{name}: {body}" for name, body in parts.items())
-    return Report(text=text, findings=parts.get("FINDINGS", ""), impression=parts.get("IMPRESSION", ""))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from rayzero.reports.mimic import parse_mimic_report
+from rayzero.reports.sections import parse_report
 from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.labels import link_priors
 from rayzero.studies.corpora.tables import Row, existing, read_rows
@@ -76,7 +76,7 @@ class MimicCxr:
                 files=tuple(study.files),
                 report=sections.get(study_id, "") if sections is not None else "",
                 report_file=f"{study_folder(study.patient, study_id)}.txt" if sections is None else "",
-                parse=parse_mimic_report,
+                parse=parse_report,
                 labels=labels.get(study_id, {}),
             )
 

@@ -22,12 +22,13 @@ from xml.etree import ElementTree
 import fsspec
 from fsspec.core import url_to_fs
 
+from rayzero.reports.layouts import open_i_report
 from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.labels import Closed, Splits
 from rayzero.studies.corpora.tables import existing, find_files, read_rows
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined
-from rayzero.studies.study import Report, View
+from rayzero.studies.study import View
 
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", "Edema",
@@ -42,7 +43,6 @@ _SYNONYMS = {
 }
 _ARCHIVE, _FOLDER, _VIEWS = "NLMCXR_reports.tgz", "ecgen-radiology", "indiana_projections.csv"
 _PROJECTIONS: dict[str, View] = {"Frontal": "frontal", "Lateral": "lateral"}
-_SECTIONS = ("COMPARISON", "INDICATION", "FINDINGS", "IMPRESSION")
 _TWICE = re.compile(r"^(\d+)_\1_(?=IM)")  # CXR1_1_IM-... is filed as 1/1_IM-...
 
 
@@ -81,7 +81,7 @@ class OpenI:
                 )
                 for image in images
             ),
-            report=_report(tree),
+            report=open_i_report(tree),
             labels=Closed(_ZEROS, labels_of(terms)),
         )
 
@@ -93,16 +93,6 @@ def labels_of(terms: Iterable[str]) -> list[str]:
     """
     text = "|".join(sorted(terms)).lower()
     return [name for name in LABELS if any(word in text for word in (name.lower(), *_SYNONYMS.get(name, ())))]
-
-
-def _report(tree: ElementTree.Element) -> Report:
-    sections: dict[str, str] = {}
-    for node in tree.iterfind("MedlineCitation/Article/Abstract/AbstractText"):
-        if node.get("Label") not in _SECTIONS:
-            raise ValueError(f"AbstractText has Label {node.get('Label')!r}; known are {', '.join(_SECTIONS)}")
-        sections[node.get("Label", "")] = " ".join("".join(node.itertext()).split())
-    text = "\n\n".join(f"{name}: {body}" for name, body in sections.items() if body)
-    return Report(text=text, findings=sections.get("FINDINGS", ""), impression=sections.get("IMPRESSION", ""))
 
 
 def _image_key(name: str) -> str:

@@ -1,0 +1,77 @@
+"""Answers on disk or in an object store, one small file each, by a hash of all that decided them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from rayzero.reports.extraction.styles import Style, report_text
+from rayzero.studies.study import Report, Sentence
+
+_BUFFER = 64
+"""Answers written to an object store at once, side by side: one at a time its latency would set the pace."""
+
+
+class AnswerCache:
+    """Sentences by (strategy, style and its version, text). Only answers are kept, never fallbacks.
+
+    A file that is damaged counts as absent and is written anew.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._fs, self._root = url_to_fs(url)
+        self._local = isinstance(self._fs, LocalFileSystem)
+        self._pending: dict[str, bytes] = {}
+
+    def get(self, keys: Iterable[str]) -> dict[str, tuple[Sentence, ...]]:
+        """The sentences of those of ``keys`` that are kept; read side by side where the store can."""
+        paths = {self._path(key): key for key in keys}
+        read = self._fs.cat(list(paths), on_error="omit") if paths else {}
+        found = {paths[path]: _decode(data) for path, data in read.items()}
+        return {key: sentences for key, sentences in found.items() if sentences is not None}
+
+    def put(self, key: str, sentences: tuple[Sentence, ...]) -> None:
+        """Keep ``sentences``; a reader never sees half a file. In an object store they may wait for ``flush``."""
+        data = json.dumps({"sentences": [vars(sentence) for sentence in sentences]}).encode()
+        path = self._path(key)
+        if self._local:
+            _replace(Path(path), data)
+            return
+        self._pending[path] = data
+        if len(self._pending) >= _BUFFER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._pending:
+            self._fs.pipe(self._pending)
+            self._pending = {}
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key[:2]}/{key}.json"
+
+
+def cache_key(report: Report, style: Style, identity: Mapping[str, object]) -> str:
+    """A hash of the text that is read, the style and its version, and the strategy's identity."""
+    parts = [report_text(report), style.name, style.version, dict(identity)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _decode(data: bytes) -> tuple[Sentence, ...] | None:
+    try:
+        return tuple(Sentence(**sentence) for sentence in json.loads(data)["sentences"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_bytes(data)
+    part.replace(path)

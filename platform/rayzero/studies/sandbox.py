@@ -1,0 +1,209 @@
+"""Foreign files are read in processes of their own, with a limit on memory, processor time and patience.
+
+A decoder is native code that a crafted or merely damaged file may exhaust, hang or crash. Here that costs one
+reading process, and the file is refused with a reason; the caller goes on. A reading process serves many files, so
+the price for a file is two copies through a pipe. It can open no file and no connection, and answers with plain
+JSON and pixels, never with objects.
+
+    from rayzero.studies.sandbox import Sandbox
+    with Sandbox(workers=2) as sandbox:
+        image = sandbox.read_image(data, name="chest.dcm")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from types import TracebackType
+from typing import Any
+
+from rayzero.studies.errors import StudyFileError
+from rayzero.studies.sandbox_process import LENGTHS, READY
+from rayzero.studies.study import Image, image_from_row
+
+_PROCESS = "rayzero.studies.sandbox_process"
+# All the environment that it gets: no credentials, and no threads of a numerical library, which would reserve memory.
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What reading one file may take.
+
+    ``memory_bytes`` is address space beyond that of the idle process; ``cpu_seconds`` is processor time and
+    ``wall_seconds`` the time until the caller gives up.
+    """
+
+    file_bytes: int = 512 * 2**20
+    memory_bytes: int = 2 * 2**30
+    cpu_seconds: int = 60
+    wall_seconds: float = 180.0
+
+
+class Sandbox:
+    """Up to ``workers`` reading processes, started when first needed. Its methods may be called from any thread."""
+
+    def __init__(self, *, workers: int = 1, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        # None stands for a process that is still to be started.
+        self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        for _ in range(workers):
+            self._idle.put(None)
+        self._workers = workers
+
+    def read_image(self, data: bytes, *, name: str = "") -> Image:
+        """As ``rayzero.studies.files.read_image``; a file that breaks a limit is refused too.
+
+        Waits while all processes are busy. Raises StudyFileError.
+        """
+        if len(data) > self._limits.file_bytes:
+            raise StudyFileError("open", f"a file of {len(data):,} bytes is beyond {self._limits.file_bytes:,}")
+        process = self._idle.get()
+        intact = False
+        try:
+            if process is None or not process.alive():
+                process = _Process(self._limits)
+            header, payload = process.ask({"name": name}, data)
+            intact = True
+        except _Stopped as error:
+            raise StudyFileError("decode", str(error)) from None
+        finally:
+            if process is not None and not intact:
+                process.stop()
+                process = None
+            self._idle.put(process)
+        if "reason" in header:
+            raise StudyFileError(header["stage"], header["reason"])
+        return image_from_row({**header, "pixels": payload})
+
+    def processes(self) -> list[int]:
+        """The ids of the reading processes that wait for a file."""
+        return [process.id for process in list(self._idle.queue) if process is not None]
+
+    def close(self) -> None:
+        """End the processes, after those that are reading have finished."""
+        for process in [self._idle.get() for _ in range(self._workers)]:
+            if process is not None:
+                process.stop()
+            self._idle.put(None)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@cache
+def shared_sandbox() -> Sandbox:
+    """One reading process for this process, which ends with it."""
+    return Sandbox(workers=1)
+
+
+class _Stopped(Exception):
+    """The reading process is gone, and why."""
+
+
+class _Process:
+    """One reading process and the two pipes to it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _PROCESS, str(limits.memory_bytes), str(limits.cpu_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment | _ONE_THREAD,
+            bufsize=0,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._stdin, False)
+        self._deadline = time.monotonic() + limits.wall_seconds
+        try:
+            ready = self._receive(len(READY)) == READY
+        except _Stopped:
+            ready = False
+        if not ready:
+            self.stop()
+            raise RuntimeError(f"the reading process does not start: run {sys.executable} -m {_PROCESS} to see why")
+
+    @property
+    def id(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def ask(self, header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        """Send a file and wait for its image, or its refusal. Raises _Stopped when the process did not survive it."""
+        text = json.dumps(header).encode()
+        self._deadline = time.monotonic() + self._limits.wall_seconds
+        self._send(LENGTHS.pack(len(text), len(data)) + text)
+        self._send(data)
+        header_bytes, payload_bytes = LENGTHS.unpack(self._receive(LENGTHS.size))
+        if max(header_bytes, payload_bytes) > self._limits.memory_bytes:
+            raise _Stopped("the decoder did not survive the file (it answers nonsense)")
+        answer: dict[str, Any] = json.loads(self._receive(header_bytes))
+        return answer, self._receive(payload_bytes)
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self._wait(write=True)
+            try:
+                view = view[os.write(self._stdin, view) :]
+            except BlockingIOError:
+                continue
+            except BrokenPipeError:
+                raise _Stopped(self._verdict()) from None
+
+    def _receive(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        while view:
+            self._wait(write=False)
+            read = os.readv(self._stdout, [view])
+            if not read:
+                raise _Stopped(self._verdict())
+            view = view[read:]
+        return bytes(buffer)
+
+    def _wait(self, *, write: bool) -> None:
+        left = self._deadline - time.monotonic()
+        poll = select.poll()  # select.select fails on descriptors above 1,023, which a busy server has
+        poll.register(self._stdin if write else self._stdout, select.POLLOUT if write else select.POLLIN)
+        if left <= 0 or not poll.poll(left * 1000):
+            raise _Stopped(f"reading takes longer than {self._limits.wall_seconds:g} s")
+
+    def _verdict(self) -> str:
+        code = self._process.wait()
+        if code == -signal.SIGXCPU:
+            return f"reading takes more than {self._limits.cpu_seconds} s of processor time"
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"the decoder did not survive the file ({cause})"

@@ -1,0 +1,122 @@
+"""Reading in a process of its own: the same images, and no file that takes the caller down or holds it up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from pydicom import uid
+
+from rayzero.studies.errors import StudyFileError
+from rayzero.studies.files import read_image
+from rayzero.studies.sandbox import Limits, Sandbox
+from tests.studies.films import dataset, encode, film_bytes, lut, ramp, raster, syntaxes
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(workers=2) as made:
+        yield made
+
+
+@pytest.mark.parametrize("syntax", syntaxes(), ids=lambda syntax: uid.UID(syntax).name)
+def test_every_coding_reads_as_it_does_here(sandbox: Sandbox, syntax: str) -> None:
+    data = encode(dataset(ramp(), WindowCenter=7, WindowWidth=9, PhotometricInterpretation="MONOCHROME1"), syntax)
+    assert sandbox.read_image(data, name="s1/pa") == read_image(data, name="s1/pa")
+
+
+def test_rasters_and_curves_pass_too(sandbox: Sandbox) -> None:
+    table = lut("VOI", first=0, values=list(range(0, 4096, 16)), bits=12)
+    for data in (raster(ramp(16)), raster(ramp(8).astype(np.uint8), "JPEG"), film_bytes(VOILUTSequence=[table])):
+        assert sandbox.read_image(data, name="x") == read_image(data, name="x")
+
+
+def test_a_refusal_has_its_stage_and_reason(sandbox: Sandbox) -> None:
+    with pytest.raises(StudyFileError, match="3 frames") as caught:
+        sandbox.read_image(film_bytes(NumberOfFrames=3))
+    assert caught.value.stage == "header"
+
+
+def test_too_many_bytes_are_refused_unread() -> None:
+    with Sandbox(limits=Limits(file_bytes=100)) as small, pytest.raises(StudyFileError, match="beyond 100"):
+        small.read_image(bytes(101))
+
+
+def test_memory_is_limited_and_the_process_goes_on() -> None:
+    large = encode(dataset(np.zeros((8192, 8192), np.uint16)), uid.JPEGLosslessSV1)
+    assert len(large) < 16 * 2**20 < 8192 * 8192 * 2
+    with Sandbox(limits=Limits(memory_bytes=96 * 2**20)) as small:
+        with pytest.raises(StudyFileError):
+            small.read_image(large)
+        assert small.read_image(film_bytes()).shape == (64, 96)
+
+
+def test_time_is_limited_and_the_next_file_reads() -> None:
+    slow = encode(dataset(np.zeros((8000, 8000), np.uint16)), uid.JPEGLosslessSV1)
+    with Sandbox(limits=Limits(wall_seconds=0.02)) as hurried, pytest.raises((StudyFileError, RuntimeError)):
+        hurried.read_image(slow)
+    with Sandbox(limits=Limits(cpu_seconds=60)) as patient:
+        assert patient.read_image(slow).shape == (8000, 8000)
+
+
+def test_a_crash_is_a_refusal_and_the_next_file_reads() -> None:
+    with Sandbox() as one:
+        one.read_image(film_bytes())
+        (process,) = one.processes()
+        os.kill(process, signal.SIGSTOP)  # it cannot answer, so that it dies with a file in its hands
+        killer = threading.Timer(0.3, os.kill, (process, signal.SIGSEGV))
+        killer.start()
+        threading.Timer(0.4, os.kill, (process, signal.SIGCONT)).start()
+        with pytest.raises(StudyFileError, match=r"did not survive the file \(SIGSEGV\)"):
+            one.read_image(film_bytes())
+        assert one.read_image(film_bytes()).shape == (64, 96)
+
+
+def test_a_process_that_died_idle_is_replaced() -> None:
+    with Sandbox() as one:
+        one.read_image(film_bytes())
+        (process,) = one.processes()
+        os.kill(process, signal.SIGKILL)
+        time.sleep(0.2)
+        assert one.read_image(film_bytes()).shape == (64, 96)
+
+
+def test_threads_share_the_processes(sandbox: Sandbox) -> None:
+    films = [film_bytes(WindowCenter=number + 1, WindowWidth=3) for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(sandbox.read_image, films))
+    assert [image.window[0] for image in images] == [number + 0.5 for number in range(24)]
+    assert len(sandbox.processes()) <= 2
+
+
+def test_a_confined_process_opens_nothing_and_hoards_nothing() -> None:
+    program = """
+import socket
+from rayzero.studies.sandbox_process import confine
+confine(64 * 2**20)
+for attempt in (lambda: open("/etc/hostname"), socket.socket, lambda: bytearray(80 * 2**20)):
+    try:
+        attempt()
+    except (OSError, MemoryError) as error:
+        print(type(error).__name__)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["OSError", "OSError", "MemoryError"]
+
+
+def test_no_secret_of_the_environment_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not for decoders")
+    with Sandbox() as one:
+        one.read_image(film_bytes())
+        (process,) = one.processes()
+        with open(f"/proc/{process}/environ") as file:
+            assert "not for decoders" not in file.read()
