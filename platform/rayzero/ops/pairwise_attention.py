@@ -27,8 +27,8 @@ from torch.nn import functional as F
 
 from rayzero.ops.pairwise_decoder import DecoderWeights, Form, cheapest_fold, hoist, score_tile
 
-# Numbers that one tile holds for its backward pass: GEMMs of a few hundred rows, small beside the parameters.
-_TILE_ELEMENTS = 1 << 25
+# Numbers that one tile holds for its backward pass: each tile also adds a gradient to every weight, so few large ones.
+_TILE_ELEMENTS = 3 << 24
 
 
 def pairwise_attention(
