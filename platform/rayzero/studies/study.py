@@ -234,6 +234,8 @@ def _one_row(study: Study) -> pa.Table:
     row = to_row(study)
     row["images"] = [{**image, "pixels": b""} for image in row["images"]]
     table = pa.Table.from_pylist([row], schema=SCHEMA)
+    if not study.images:
+        return table
     images = table.column("images").chunk(0).flatten()
     pixels = [_shared(image.pixels) for image in study.images]
     # Only studies of several images are copied, once, into one buffer.
