@@ -2,7 +2,7 @@
 
 python -m jobs.quickstart                 what `make demo` runs
 python -m jobs.quickstart --no-serve      stops before serving
-python -m jobs.quickstart --system brgsa  another system, here with CT in the place of films
+python -m jobs.quickstart --system brgsa --no-serve  another system, here with CT in the place of films
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobs.host import Host
 from jobs.phantom import simulate
 from rayzero.alignment import registry
 from rayzero.bundle import load_bundle, update_card
-from rayzero.config import Config, ConfigError, override
+from rayzero.config import Config, ConfigError, nearest, override
 from rayzero.evaluation.inference import OnRay
 from rayzero.evaluation.protocols.registry import find_protocol
 from rayzero.evaluation.report import write_report
@@ -154,8 +154,14 @@ def run(arguments: Sequence[str]) -> None:
     folder = Path(options.out).resolve()
     if (folder / "phantom").exists():
         raise ConfigError(f"{folder} holds an earlier demonstration; delete it or choose another --out")
+    if options.system not in registry.system_names():
+        raise ConfigError(f"unknown --system {options.system}: {nearest(options.system, registry.system_names())}")
+    if options.system == "mrm":
+        raise ConfigError("--system mrm pretrains encoders and answers no queries; --system alta runs it first")
     base = {"name": "quickstart", "system": options.system, "storage": str(folder), "data.lake": str(folder / "lake")}
     config = registry.resolve(override(preset_config(_preset(options.system), options.overrides), base))
+    if config.data.input == "volume" and not options.no_serve:
+        raise ConfigError(f"the server reads radiographs and {config.system} reads CT volumes: add --no-serve")
     host = None if options.no_serve else Host(folder, options.port, options.page_port)
     if host:
         host.check_ports()

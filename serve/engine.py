@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from rayzero.alignment.base import ImageFeatures, TextFeatures
-from rayzero.bundle import Bundle, load_bundle
+from rayzero.bundle import Bundle, BundleError, load_bundle
 from rayzero.config import DataConfig
 from serve.cache import LruCache
 
@@ -50,6 +50,8 @@ class Engine:
         self._bundle = bundle
         self._prompts: LruCache[TextFeatures] = LruCache(cached_prompts)
         config = bundle.config
+        if config.data.input == "volume":
+            raise BundleError(f"model {name}: this server reads radiographs, and the bundle reads CT volumes")
         self.description = Description(
             name=name,
             system=config.system,

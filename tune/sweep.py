@@ -74,7 +74,6 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         storage=storage,
     )
     trial = tune.with_parameters(run_trial, base=sweep.base, folder=str(sweep.folder))
-    trial = tune.with_parameters(run_trial, base=sweep.base, folder=str(sweep.folder))
     tuner = tune.Tuner(
         tune.with_resources(trial, {"cpu": _DRIVER_CPUS}),
         tune_config=tune.TuneConfig(
@@ -113,7 +112,6 @@ def collect(sweep: Sweep, grid: tune.ResultGrid) -> SweepResult:
     """The finished trials, best first. Raises ConfigError with the first trial's error when none finished."""
     metric = sweep.space.objective.metric
     sign = -1 if sweep.space.objective.mode == "max" else 1
-    results = [grid[index] for index in range(len(grid))]
     results = [grid[index] for index in range(len(grid))]
     done = [result for result in results if result.error is None and metric in (result.metrics or {})]
     if not done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 import ray
@@ -21,10 +22,25 @@ def join(*, cpus: int | None = None, **options: Any) -> str:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         options["num_cpus"] = cpus
+    _check_reachable(address)
     try:
         context = ray.init(address=address, ignore_reinit_error=True, **options)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         raise ConnectionError(
             f"no Ray cluster answers at RAY_ADDRESS={address!r}; start it, or unset RAY_ADDRESS to run on this machine"
         ) from error
     return f"http://{context.dashboard_url}"
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries an address that nobody listens at for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at RAY_ADDRESS={address!r} ({error}); start it, or unset RAY_ADDRESS to run on "
+            "this machine"
+        ) from None

@@ -158,6 +158,13 @@ class TrainingConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _chunks_have_images(self) -> TrainingConfig:
+        share = min(self.batch_size, *(size for _, size in self.batch_growth), self.batch_size) // self.workers
+        if self.chunks > share:
+            raise ValueError(f"training.chunks={self.chunks} of the {share} images that a worker gets; lower it")
+        return self
+
+    @model_validator(mode="after")
     def _epochs_are_known(self) -> TrainingConfig:
         for name in ("batch_growth", "warmup_epochs", "schedule_epochs"):
             if getattr(self, name) and not self.epochs:
@@ -205,7 +212,7 @@ class Config(Settings):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     storage: str = Field("runs", description="Folder or URL that holds run folders")
     system: str = "radzero"
-    seed: int = 42
+    seed: int = Field(42, ge=0)
     data: DataConfig = DataConfig()
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
@@ -238,6 +245,8 @@ def load_config(preset: Path | str | None, overrides: Sequence[str] = ()) -> Con
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist([_checked(o) for o in overrides]))
     except FileNotFoundError:
         raise ConfigError(f"no preset file {preset}; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{preset} cannot be read as YAML: {error}") from None
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{preset or 'overrides'}: not valid settings: {error}") from None
     values = OmegaConf.to_container(merged, resolve=False)

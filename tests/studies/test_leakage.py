@@ -140,7 +140,7 @@ def test_trap_10_ingest_leaves_out_a_patient_of_an_evaluation_set(
     sets = [f"{other}#test", str(tmp_path / "none.csv")]
     lake = str(tmp_path / "lake")
     arguments = ["--corpus", "folder", "--root", str(root), "--lake", lake, "--cpus", "2", "--exclude", *sets]
-    assert job.main(arguments) == 0
+    job.run(arguments)
     assert sorted(found.study_id for found in open_lake(lake).read()) == ["s0", "s3"]
     entries = open_lake(lake).quarantine()
     reason = f"the patient is in {sets[0]} (by a near-equal image)"

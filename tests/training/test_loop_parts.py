@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from rayzero.alignment import registry
 from rayzero.config import DataConfig, load_config
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import stacked
-from rayzero.studies.lake import RowGroup, open_lake
+from rayzero.studies.lake import RowGroup, open_lake, write_lake
 from rayzero.studies.loading import Source, lake_source, plan, read_examples
+from rayzero.studies.study import Report
 from rayzero.training import engine
 from rayzero.training.features import cache_key
+from rayzero.training.run import _absolute
 from tests.encoders.tiny import tiny_bert
-from tests.toys import toy_lake
+from tests.toys import toy_lake, toy_study
 
 
 def source(sizes: list[int], window: int = 8) -> Source:
@@ -105,3 +108,26 @@ def test_cached_features_are_shared_exactly_when_they_are_the_same(tmp_path: Pat
     for change in ("vision.resolution=64", "data.intensity=minmax", "data.geometry=pad", "data.views=[lateral]"):
         assert key != cache_key(load_config(None, [change]), lake, "train")
     assert key != cache_key(base, lake, "validation")
+
+
+def test_studies_without_text_are_left_out_of_training_alone(tmp_path: Path) -> None:
+    studies = [toy_study(index, "train") for index in range(6)]
+    silent = [replace(one, sentences=(), report=Report()) for one in studies[:2]] + studies[2:]
+    lake = write_lake(str(tmp_path / "lake"), silent)
+    for texts in ("sentences", "caption", "report"):
+        data = DataConfig(texts=texts)
+        found = lake_source(lake, "train", data, 64, with_text=True)
+        rows_read = sum(read_examples(found, group).num_rows for group in found.row_groups)
+        assert found.num_rows == rows_read == 4
+        assert lake_source(lake, "train", data, 64).num_rows == 6
+
+
+def test_local_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoder").mkdir()
+    config = load_config(None, ["storage=runs", "data.lake=s3://bucket/lake", "text.encoder=encoder"])
+    absolute = _absolute(config)
+    assert absolute.storage == str(tmp_path / "runs")
+    assert absolute.data.lake == "s3://bucket/lake"
+    assert absolute.text.encoder == str(tmp_path / "encoder")
+    assert (absolute.data.cache, absolute.vision.encoder) == ("", config.vision.encoder)

@@ -44,13 +44,15 @@ class RecordSettings(Settings):
 class Views:
     """The M views that there are of B studies; a view that a study has not takes no part anywhere.
 
-    ``patches`` (M, N, C), ``study`` (M,) the row of each view's study, ``slot`` (M,) its place in ``VIEWS``.
+    ``patches`` (M, N, C), ``study`` (M,) the row of each view's study, ``slot`` (M,) its place among the
+    ``slots`` views that a study may have here, which every chunk of a batch agrees on.
     """
 
     patches: Tensor
     study: Tensor
     slot: Tensor
     studies: int
+    slots: int
 
     def mean(self, rows: Tensor) -> Tensor:
         """``rows`` (M, C) averaged over the views of each study (B, C)."""
@@ -59,9 +61,9 @@ class Views:
 
     def side_by_side(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """``rows`` (M, n, C) of each study one after the other (B, V n, C), and where there are any (B, V n)."""
-        slots, count = int(self.slot.max()) + 1, rows.shape[1]
-        out = rows.new_zeros(self.studies, slots, count, rows.shape[2])
-        there = torch.zeros(self.studies, slots, count, dtype=torch.bool, device=rows.device)
+        count = rows.shape[1]
+        out = rows.new_zeros(self.studies, self.slots, count, rows.shape[2])
+        there = torch.zeros(self.studies, self.slots, count, dtype=torch.bool, device=rows.device)
         there[self.study, self.slot] = True
         out = out.index_put((self.study, self.slot), rows)
         return out.flatten(1, 2), there.flatten(1, 2)
@@ -81,7 +83,7 @@ def read_views(
     if given.ndim == single and present is None:
         study = torch.arange(len(given), device=given.device)
         patches = vision.embed(pixels) if features is None else vision.embed(features=features)
-        return Views(patches, study, torch.zeros_like(study), len(given)), pixels
+        return Views(patches, study, torch.zeros_like(study), len(given), 1), pixels
     if given.ndim != single + 1 or present is None or present.shape != given.shape[:2] or given.shape[1] > VIEWS:
         raise ValueError(
             f"images {tuple(given.shape)} with present {None if present is None else tuple(present.shape)} are neither "
@@ -95,7 +97,7 @@ def read_views(
     study, slot = present.nonzero(as_tuple=True)
     seen = None if pixels is None else pixels[study, slot]
     patches = vision.embed(seen) if features is None else vision.embed(features=features[study, slot])
-    return Views(patches, study, slot, len(given)), seen
+    return Views(patches, study, slot, len(given), given.shape[1]), seen
 
 
 def hide_patches(patches: Tensor, noise: Tensor, ratio: float) -> tuple[Tensor, Tensor]:

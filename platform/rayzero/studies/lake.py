@@ -205,8 +205,13 @@ def write_part(url: str, generation: str, name: str, studies: Iterable[Study]) -
     return Part(name=name, groups=tuple(groups), counts=plain, digests=tuple(digests))
 
 
-def commit_lake(url: str, generation: str, parts: Iterable[Part], quarantined: Iterable[Quarantined]) -> Lake:
-    """Make the written ``parts`` the lake at ``url``, replacing the one before."""
+def commit_lake(
+    url: str, generation: str, parts: Iterable[Part], quarantined: Iterable[Quarantined], *, beside: Iterable[str] = ()
+) -> Lake:
+    """Make the written ``parts`` the lake at ``url``, replacing the one before.
+
+    ``beside`` names further files of the generation that belong to the lake.
+    """
     parts = list(parts)
     counts = empty_counts()
     for part in parts:
@@ -226,7 +231,7 @@ def commit_lake(url: str, generation: str, parts: Iterable[Part], quarantined: I
         with fsspec.open(f"{generation_url(root, generation)}/quarantine.parquet", "wb", auto_mkdir=True) as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE), file)
         replace_file(f"{root}/lake.json", json.dumps(card).encode())
-        _remove_debris(root, generation, {"quarantine.parquet", *(part.name for part in parts)})
+        _remove_debris(root, generation, {"quarantine.parquet", *beside, *(part.name for part in parts)})
     except OSError as error:
         raise LakeError(f"cannot write the lake at {url}: {error}") from error
     return open_lake(root)

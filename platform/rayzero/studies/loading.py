@@ -22,10 +22,12 @@ from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import EXAMPLES, admitted_views, examples_of
 from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
 from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
-from rayzero.studies.study import Split
+from rayzero.studies.study import Split, to_row
 
 # Windows that are read together; two bursts are held at a time.
 _BURST = 4
+_COUNTED = ["images.list.element.view"]
+_TEXTS = ["sentences.list.element.text", "report.text"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Source:
     resolution: int
     prepared: bool
     priors: PriorGroups = field(default_factory=dict)
+    with_text: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -58,8 +61,10 @@ class Window:
     skip: int = 0
 
 
-def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int) -> Source:
+def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int, *, with_text: bool = False) -> Source:
     """The images of one split of a lake, counted by view without reading a pixel.
+
+    ``with_text`` leaves out studies that have nothing to align with: a training step would end at one.
 
     Raises LakeError when the split has no image of the views that ``data.views`` asks for.
     """
@@ -67,14 +72,15 @@ def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int) -> 
     groups = lake.row_groups([split])
     counted = []
     for row_group in groups:
-        rows = read_parquet_group(row_group, ["images.list.element.view"]).column("images").to_pylist()
-        images = sum(image["view"] in views for row in rows for image in row)
+        rows = read_parquet_group(row_group, [*_COUNTED, *(_TEXTS if with_text else [])]).to_pylist()
+        rows = [row for row in rows if not with_text or _says_something(row, data)]
+        images = sum(image["view"] in views for row in rows for image in row["images"])
         if images:
             counted.append(replace(row_group, num_rows=images))
     if not counted:
         raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(views)} image; see data.views and data.input")
     priors = link_priors(lake, groups) if data.input == "study" else {}
-    return Source(tuple(counted), split, data, resolution, prepared=False, priors=priors)
+    return Source(tuple(counted), split, data, resolution, prepared=False, priors=priors, with_text=with_text)
 
 
 def read_examples(source: Source, row_group: RowGroup) -> pa.Table:
@@ -82,7 +88,17 @@ def read_examples(source: Source, row_group: RowGroup) -> pa.Table:
     if source.prepared:
         return read_parquet_group(row_group, EXAMPLES.names)
     studies = list(read_row_group(row_group))
-    return examples_of(studies, source.data, source.resolution, PriorFinder(source.priors, studies))
+    find = PriorFinder(source.priors, studies)
+    if source.with_text:
+        studies = [study for study in studies if _says_something(to_row(study), source.data)]
+    return examples_of(studies, source.data, source.resolution, find)
+
+
+def _says_something(row: dict[str, Any], data: DataConfig) -> bool:
+    """Whether a study has the text that ``data.texts`` draws from: there is nothing to align without."""
+    if data.texts == "report":
+        return bool((row["report"] or {}).get("text", "").strip())
+    return any(sentence["text"].strip() for sentence in row["sentences"])
 
 
 def plan(source: Source, *, rank: int, world_size: int, seed: int, skip: int, rows: int) -> list[Window]:

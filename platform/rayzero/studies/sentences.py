@@ -37,6 +37,7 @@ from rayzero.studies.lake import (
 from rayzero.studies.study import Sentence, Study
 
 STAGE = "sentences"
+_CARD = "extraction.json"
 """The stage of a quarantine entry that says why rules wrote a study's sentences in the strategy's place."""
 
 
@@ -78,7 +79,7 @@ def rewrite_sentences(
         for study_id, item in extracted.items()
         if item.fallback
     ]
-    return Rewritten(commit_lake(out_url, generation, parts, entries), tally)
+    return Rewritten(commit_lake(out_url, generation, parts, entries, beside=(_CARD,)), tally)
 
 
 def copy_part(
@@ -97,7 +98,7 @@ def copy_part(
 def read_extraction(lake: Lake) -> dict[str, object] | None:
     """How the sentences of ``lake`` were made (strategy, style, tally), or None where ingest made them."""
     try:
-        with fsspec.open(f"{generation_url(lake.url, lake.generation)}/extraction.json", "rb") as file:
+        with fsspec.open(f"{generation_url(lake.url, lake.generation)}/{_CARD}", "rb") as file:
             card: dict[str, object] = json.load(file)
     except FileNotFoundError:
         return None
@@ -135,7 +136,7 @@ def _write_card(out: str, generation: str, strategy: Strategy, style: Style, tal
         "style": {"name": style.name, "version": style.version},
         "tally": {**vars(tally), "fallbacks": dict(tally.fallbacks)},
     }
-    url = f"{generation_url(out, generation)}/extraction.json"
+    url = f"{generation_url(out, generation)}/{_CARD}"
     try:
         with fsspec.open(url, "w", auto_mkdir=True) as file:
             json.dump(card, file)

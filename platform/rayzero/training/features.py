@@ -36,7 +36,8 @@ _PREPARED = {
 
 def training_source(config: Config, lake: Lake, split: Split) -> Source:
     """What to stream for ``split``: cached features (made now if need be), or the lake itself."""
-    source = lake_source(lake, split, config.data, config.vision.resolution)
+    # Validation scores silent studies, too: their labels count.
+    source = lake_source(lake, split, config.data, config.vision.resolution, with_text=split == "train")
     if not config.vision.cache_features:
         return source
     folder = f"{cache_root(config)}/{cache_key(config, lake, split)}"

@@ -46,9 +46,10 @@ def cached_backward(
     """Accumulate the gradients of ``batch`` in ``chunks`` chunks; returns the losses, detached.
 
     Activations held at a time are those of one chunk, plus the rows that ``represent`` gives of the whole batch.
-    Raises ValueError when the batch has fewer images or texts than ``chunks``.
+    A batch of fewer images or texts than ``chunks`` makes fewer chunks.
     """
-    parts = batch.chunks(chunks)
+    # A share with few distinct texts makes fewer chunks; how many is each process's own affair.
+    parts = batch.chunks(min(chunks, len(batch), batch.text_ids.shape[0]))
     states, rows = [], []
     with torch.no_grad():
         for part in parts:

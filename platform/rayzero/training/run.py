@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -16,7 +17,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rayzero.alignment import registry
-from rayzero.config import Config, ConfigError, dump_yaml, parse_config
+from rayzero.config import Config, ConfigError, dump_yaml, override, parse_config
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.training.features import training_source
@@ -49,7 +50,7 @@ def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -
 
     Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable.
     """
-    config = registry.resolve(config)
+    config = _absolute(registry.resolve(config))
     lake = _open(config)
     follows = config.training.schedule == "plateau" or config.training.early_stopping
     if follows and "validation" not in lake.splits:
@@ -95,6 +96,16 @@ def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallbac
             callbacks=list(callbacks),  # type: ignore[arg-type]  # typed as Train v1's
         ),
     )
+
+
+def _absolute(config: Config) -> Config:
+    """``config`` with its local folders made absolute: workers run in directories of their own."""
+    folders = {"storage": config.storage, "data.cache": config.data.cache, "data.lake": config.data.lake}
+    local = {key: str(Path(value).resolve()) for key, value in folders.items() if value and "://" not in value}
+    for key, encoder in (("vision.encoder", config.vision.encoder), ("text.encoder", config.text.encoder)):
+        if Path(encoder).is_dir():
+            local[key] = str(Path(encoder).resolve())
+    return override(config, local)
 
 
 def _open(config: Config) -> Lake:

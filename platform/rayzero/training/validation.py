@@ -73,6 +73,8 @@ def _losses(
 ) -> tuple[float, int]:
     """The sum of a row group's losses, each weighted by the examples behind it, and their number."""
     examples = read_examples(source, group)
+    said = "report" if config.data.texts == "report" else "sentences"
+    examples = examples.filter([bool(value) for value in examples.column(said).to_pylist()])
     total, size = 0.0, config.evaluation.batch_size
     for start in range(0, examples.num_rows, size):
         rows = examples.slice(start, size)
@@ -88,7 +90,7 @@ def _score(model: AlignmentModel, source: Source, group: RowGroup, config: Confi
     examples = read_examples(source, group)
     labels = [dict(row) for row in examples.column("labels").to_pylist()]
     findings = sorted({name for row in labels for name in row})
-    prompts = model.encode_prompts([config.evaluation.prompt.format(name) for name in findings])
+    prompts = model.encode_prompts([config.evaluation.prompt.replace("{}", name) for name in findings])
     images = torch.from_numpy(stacked(examples)).to(model.device)
     present = torch.tensor(examples.column("present").to_pylist(), dtype=torch.bool, device=model.device)
     logits = []
