@@ -23,16 +23,14 @@ from torch.nn import functional as F
 from rayzero.alignment.adapters import adapt_text, adapt_vision
 from rayzero.alignment.base import AlignmentModel, Batch, ImageFeatures, TextFeatures
 from rayzero.alignment.masked_records import (
-    VIEWS,
     ImageDecoder,
     RecordSettings,
     ReportDecoder,
     Views,
-    check_one_text_per_image,
-    hide_patches,
     hide_words,
     masked_losses,
     noise_of,
+    read_hidden,
     read_views,
     word_embeddings,
 )
@@ -131,14 +129,7 @@ class Alta(AlignmentModel):
 
     def represent(self, batch: Batch) -> dict[str, Tensor]:
         """Rows of each study and of its text; what the masked losses need of them is two numbers each."""
-        check_one_text_per_image(batch)
-        if batch.pixels is None:
-            raise ValueError("alta restores pixels in training: give them beside cached features")
-        views, pixels = read_views(self.vision, batch.pixels, batch.features, batch.present)
-        assert pixels is not None
-        count = views.patches.shape[1]
-        noise = noise_of(batch, VIEWS * count).unflatten(1, (VIEWS, count))[views.study, views.slot]
-        patches, order = hide_patches(views.patches, noise, self.settings.mask_ratio)
+        views, patches, order, pixels = read_hidden(self.vision, batch, self.settings.mask_ratio, "alta")
         seen = self._encode(views, patches)
         pooled = views.mean(seen[:, 0])
         local, there = views.side_by_side(self.patch_head(seen[:, 1:]))

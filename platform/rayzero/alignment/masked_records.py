@@ -110,6 +110,22 @@ def hide_patches(patches: Tensor, noise: Tensor, ratio: float) -> tuple[Tensor, 
     return patches.gather(1, stay.unsqueeze(-1).expand(-1, -1, patches.shape[2])), order
 
 
+def read_hidden(vision: MaskedViT, batch: Batch, ratio: float, system: str) -> tuple[Views, Tensor, Tensor, Tensor]:
+    """The views of ``batch``, their patches that stay, the order of all patches, and the pixels (M, 1, R, R).
+
+    Raises ValueError when ``batch`` has no pixels or not one text per image.
+    """
+    check_one_text_per_image(batch)
+    if batch.pixels is None:
+        raise ValueError(f"{system} restores pixels in training: give them beside cached features")
+    views, pixels = read_views(vision, batch.pixels, batch.features, batch.present)
+    assert pixels is not None
+    count = views.patches.shape[1]
+    noise = noise_of(batch, VIEWS * count).unflatten(1, (VIEWS, count))[views.study, views.slot]
+    patches, order = hide_patches(views.patches, noise, ratio)
+    return views, patches, order, pixels
+
+
 def hide_words(tokens: TokenBatch, noise: Tensor, text: TextEncoder, ratio: float) -> tuple[TokenBatch, Tensor]:
     """The report with words under ``noise`` < ``ratio`` replaced by the mask token, and which those are (T, L).
 

@@ -16,16 +16,13 @@ from torch.distributed import ProcessGroup
 
 from rayzero.alignment.base import Batch, PretrainingModel
 from rayzero.alignment.masked_records import (
-    VIEWS,
     ImageDecoder,
     RecordSettings,
     ReportDecoder,
-    check_one_text_per_image,
-    hide_patches,
     hide_words,
     masked_losses,
     noise_of,
-    read_views,
+    read_hidden,
     word_embeddings,
 )
 from rayzero.alignment.registry import System, register
@@ -46,14 +43,9 @@ class MRM(PretrainingModel):
 
     def represent(self, batch: Batch) -> dict[str, Tensor]:
         """Rows of each study: ``mim`` (B,), ``mlm`` summed over its hidden words (B,), and their number."""
-        check_one_text_per_image(batch)
-        if batch.pixels is None:
-            raise ValueError("masked record modelling restores pixels: give them beside cached features")
-        views, pixels = read_views(self.vision, batch.pixels, batch.features, batch.present)
-        assert pixels is not None
-        count = views.patches.shape[1]
-        noise = noise_of(batch, VIEWS * count).unflatten(1, (VIEWS, count))[views.study, views.slot]
-        patches, order = hide_patches(views.patches, noise, self.settings.mask_ratio)
+        views, patches, order, pixels = read_hidden(
+            self.vision, batch, self.settings.mask_ratio, "masked record modelling"
+        )
         seen = self.vision.encode(patches)
         mim = views.mean(self.decoder(seen, order, pixels).unsqueeze(1)).squeeze(1)
         masked, hidden = hide_words(
