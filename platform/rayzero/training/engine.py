@@ -23,6 +23,9 @@ def build_engine(model: PretrainingModel, config: Config) -> deepspeed.DeepSpeed
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     optimizer = kind(parameter_groups(model, config), lr=training.lr, betas=training.betas, eps=training.eps)
+    # Pretrained encoders arrive in inference mode; without their dropout small corpora are overfitted, and the maps are
+    # the first to suffer. Frozen encoders stay in it.
+    model.train()
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config(training), dist_init_required=False
     )
