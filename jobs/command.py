@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -13,9 +14,23 @@ from rayzero.bundle import BundleError
 from rayzero.cluster import join
 from rayzero.config import Config, ConfigError, load_config, nearest
 from rayzero.evaluation.errors import EvaluationError
+from rayzero.reports.extraction.base import ExtractionError
 from rayzero.studies.errors import CorpusError, LakeError
+from rayzero.training.errors import TrainingError
 
 PRESETS = Path(__file__).parent / "presets"
+
+# What names the mistake and the remedy: its message is all that a user needs.
+_EXPLAINED = (
+    BundleError,
+    ConfigError,
+    ConnectionError,
+    CorpusError,
+    EvaluationError,
+    ExtractionError,
+    LakeError,
+    TrainingError,
+)
 
 # For workers: prints once instead of twice, and no warning per fork of a tokenizer.
 _WORKER_ENVIRONMENT = {
@@ -52,10 +67,23 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argument's type: a whole number from ``low`` up to ``high``."""
+
+    def parse(text: str) -> int:
+        value = int(text) if text.lstrip("-").isdigit() else low - 1
+        if value < low or (high is not None and value > high):
+            limits = f"from {low} up" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+        return value
+
+    return parse
+
+
 def main(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> None:
     """Run ``command``; a mistake of the user's ends it with one message and exit code 2."""
     try:
         command(sys.argv[1:] if arguments is None else arguments)
-    except (BundleError, ConfigError, ConnectionError, CorpusError, EvaluationError, LakeError) as error:
+    except _EXPLAINED as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from jobs.command import connect, main
+from jobs.command import connect, main, whole_number
 from rayzero.bundle import Bundle, load_bundle
 from rayzero.config import EvaluationConfig, override, validate
 from rayzero.evaluation.inference import InProcess, OnRay, Scorer
@@ -77,10 +77,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"for a model that reads studies: which of {','.join(COMPANIONS)} it sees ('' for none; default: all)",
     )
     parser.add_argument("--out", default="runs/evaluation", help="folder or URL for report.json and report.html")
-    parser.add_argument("--workers", type=int, default=0, help="Ray actors that score; 0 scores in this process")
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=0, help="Ray actors that score (default: this process)"
+    )
     parser.add_argument("--gpus-per-worker", type=float, default=0.0)
-    parser.add_argument("--bootstrap", type=int, help="replicates behind each interval (default: the bundle's)")
-    parser.add_argument("--batch-size", type=int, help="images per batch (default: the bundle's)")
+    parser.add_argument("--bootstrap", type=whole_number(0), help="replicates per interval (default: the bundle's)")
+    parser.add_argument("--batch-size", type=whole_number(1), help="images per batch (default: the bundle's)")
     return parser.parse_args(arguments)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from rayzero.reports.extraction.base import ExtractionError, Strategy, Tally
+from jobs.command import main, whole_number
+from rayzero.config import ConfigError
+from rayzero.reports.extraction.base import Strategy, Tally
 from rayzero.reports.extraction.cache import AnswerCache
 from rayzero.reports.extraction.endpoint import Endpoint, EndpointSettings
 from rayzero.reports.extraction.rules import Rules
 from rayzero.reports.extraction.styles import STYLES, find_style
-from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import open_lake
 from rayzero.studies.sentences import Rewritten, rewrite_sentences
 from rayzero.studies.vllm_batches import VllmBatches, VllmSettings
@@ -25,28 +25,19 @@ KEY = "RAYZERO_EXTRACTION_API_KEY"
 """The variable that holds the endpoint's key; a key on the command line would show in the list of processes."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one extraction; 0 on success, 2 when what was asked cannot be done."""
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments`` and run one extraction."""
     options = _parser().parse_args(arguments)
-    try:
-        result = rewrite_sentences(
-            open_lake(options.lake),
-            options.out,
-            _strategy(options),
-            find_style(options.style),
-            cache=AnswerCache(options.cache) if options.cache else None,
-            cpus=options.cpus,
-            on_progress=_Printer(),
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        print(f"extract: {'.'.join(map(str, first['loc']))}: {first['msg']}", file=sys.stderr)
-        return 2
-    except (ConnectionError, ExtractionError, LakeError) as error:
-        print(f"extract: {error}", file=sys.stderr)
-        return 2
+    result = rewrite_sentences(
+        open_lake(options.lake),
+        options.out,
+        _strategy(options),
+        find_style(options.style),
+        cache=AnswerCache(options.cache) if options.cache else None,
+        cpus=options.cpus,
+        on_progress=_Printer(),
+    )
     print(summary(result))
-    return 0
 
 
 def summary(result: Rewritten) -> str:
@@ -85,25 +76,30 @@ class _Printer:
 
 
 def _strategy(options: argparse.Namespace) -> Strategy:
+    """The strategy asked for. Raises ConfigError for a setting that it needs and lacks, or one out of range."""
     if options.strategy == "rules":
         return Rules()
     if not options.model:
-        raise ExtractionError(f"the strategy {options.strategy} needs --model")
+        raise ConfigError(f"--strategy {options.strategy} needs --model")
+    if options.strategy == "endpoint" and not options.url:
+        raise ConfigError("--strategy endpoint needs --url, such as http://127.0.0.1:8001/v1")
     sampling = {"model": options.model, "temperature": options.temperature, "max_tokens": options.max_tokens}
-    if options.strategy == "vllm":
-        settings = VllmSettings(**sampling, engines=options.engines, gpus_per_engine=options.gpus_per_engine)
-        return VllmBatches(settings)
-    if not options.url:
-        raise ExtractionError("the strategy endpoint needs --url, such as http://127.0.0.1:8001/v1")
-    return Endpoint(
-        EndpointSettings(
-            **sampling,
-            base_url=options.url,
-            api_key=os.environ.get(KEY, "none"),
-            concurrency=options.concurrency,
-            timeout=options.timeout,
+    try:
+        if options.strategy == "vllm":
+            settings = VllmSettings(**sampling, engines=options.engines, gpus_per_engine=options.gpus_per_engine)
+            return VllmBatches(settings)
+        return Endpoint(
+            EndpointSettings(
+                **sampling,
+                base_url=options.url,
+                api_key=os.environ.get(KEY, "none"),
+                concurrency=options.concurrency,
+                timeout=options.timeout,
+            )
         )
-    )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{first['loc'][0]}={first['input']!r}: {first['msg']}".replace("_", "-")) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,20 +114,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--strategy", choices=("rules", "endpoint", "vllm"), default="rules")
     parser.add_argument("--style", choices=sorted(STYLES), default="minimal", help="which sentences (default minimal)")
     parser.add_argument("--cache", help="folder or URL that keeps a model's answers for the next time")
-    parser.add_argument("--cpus", type=int, help="tasks that copy at once (default: the CPUs of the cluster)")
+    parser.add_argument("--cpus", type=whole_number(1), help="tasks that copy at once (default: one per CPU)")
     model = parser.add_argument_group("a model")
     model.add_argument("--model", help="its name at the endpoint; for vllm a hub id or a folder")
     model.add_argument("--temperature", type=float, default=0.0)
-    model.add_argument("--max-tokens", type=int, default=1024, help="longest answer")
+    model.add_argument("--max-tokens", type=whole_number(1), default=1024, help="longest answer")
     endpoint = parser.add_argument_group("--strategy endpoint")
     endpoint.add_argument("--url", help="base address of the OpenAI-compatible API, ending in /v1")
-    endpoint.add_argument("--concurrency", type=int, default=32, help="requests at a time")
+    endpoint.add_argument("--concurrency", type=whole_number(1), default=32, help="requests at a time")
     endpoint.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for one answer")
     batches = parser.add_argument_group("--strategy vllm")
-    batches.add_argument("--engines", type=int, default=1, help="copies of the model")
-    batches.add_argument("--gpus-per-engine", type=int, default=1, help="GPUs that share one copy")
+    batches.add_argument("--engines", type=whole_number(1), default=1, help="copies of the model")
+    batches.add_argument("--gpus-per-engine", type=whole_number(0), default=1, help="GPUs that share one copy")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(run)

@@ -32,13 +32,16 @@ class Host:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     raise ConfigError(f"port {port} is in use; give another one with {name}")
 
-    def start(self, bundle: str) -> None:
-        """Start the server on this Ray cluster, then the page and TensorBoard; returns when the page answers."""
+    def start(self, name: str, bundle: str) -> None:
+        """Serve ``bundle`` as model ``name`` on this Ray cluster, then start the page and TensorBoard.
+
+        Returns when the page answers.
+        """
         # Imported here: the build stages need neither Serve nor its settings.
         from serve.app import start
         from serve.settings import AppArgs
 
-        server = start(AppArgs(bundles={"radzero": bundle}, examples=str(self.folder / "examples")), port=self.port)
+        server = start(AppArgs(bundles={name: bundle}, examples=str(self.folder / "examples")), port=self.port)
         self._launch("ui.app", "--server", server, "--port", str(self.page_port))
         self._launch(
             "tensorboard.main", "--logdir", str(self.folder), "--port", str(_TENSORBOARD_PORT), "--bind_all=false"

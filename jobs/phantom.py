@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from jobs.command import connect, main
+from jobs.command import connect, main, whole_number
 from rayzero.config import ConfigError
 from rayzero.phantom.files import CtFormat, StudyRecord, finish_corpus, patient_splits, write_patient
 from rayzero.phantom.patient import Split
@@ -76,9 +76,9 @@ def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments`` and simulate."""
     parser = argparse.ArgumentParser(prog="python -m jobs.phantom", description=__doc__.split("\n")[0])
     parser.add_argument("--root", required=True, type=Path, help="folder to write")
-    parser.add_argument("--patients", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--film-size", type=int, default=512, help="rows and columns of a film, in pixels")
+    parser.add_argument("--patients", type=whole_number(1), default=500)
+    parser.add_argument("--seed", type=whole_number(0), default=0)
+    parser.add_argument("--film-size", type=whole_number(64, 4096), default=512, help="rows and columns of a film")
     parser.add_argument("--modality", choices=("films", "ct", "both"), default="films", help="what each study holds")
     parser.add_argument("--ct-spacing", type=float, default=3.0, help="side of a CT voxel in mm, 1 to 10")
     parser.add_argument(

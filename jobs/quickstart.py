@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.command import connect, main, preset_config
+from jobs.command import connect, main, preset_config, whole_number
 from jobs.evaluate import summary
 from jobs.examples import write_examples
 from jobs.host import Host
@@ -173,7 +173,7 @@ def run(arguments: Sequence[str]) -> None:
         finish(demo, evaluated)
         return
     with demo.stage("serve", "Starting the server and the page"):
-        host.start(demo.bundle)
+        host.start(demo.config.system, demo.bundle)
     finish(demo, evaluated)
     print(host.addresses(dashboard), flush=True)
     host.wait()
@@ -192,13 +192,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.quickstart", description=__doc__.split("\n")[0])
     parser.add_argument("--system", default="radzero", help=f"one of {', '.join(registry.system_names())}")
     parser.add_argument("--out", default="runs/demo", help="folder for everything that is made")
-    parser.add_argument("--patients", type=int, default=440)
+    parser.add_argument("--patients", type=whole_number(20), default=440)
     parser.add_argument(
         "--no-sweep", action="store_true", help="leave the sweep out; systems without a space in tune/spaces have none"
     )
     parser.add_argument("--no-serve", action="store_true", help="stop before serving")
-    parser.add_argument("--port", type=int, default=8000, help="port of the server")
-    parser.add_argument("--page-port", type=int, default=7860, help="port of the page")
+    parser.add_argument("--port", type=whole_number(1, 65535), default=8000, help="port of the server")
+    parser.add_argument("--page-port", type=whole_number(1, 65535), default=7860, help="port of the page")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the pretraining run")
     return parser
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from rayzero.config import ConfigError
 from serve.images import image_id_of
 
 
@@ -34,7 +35,7 @@ class ExampleStudy:
     image_id: str
 
 
-class ExamplesError(RuntimeError):
+class ExamplesError(ConfigError):
     """The examples folder is not usable; the message names the file and the entry."""
 
 

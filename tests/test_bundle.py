@@ -81,6 +81,35 @@ def test_no_bundle_and_another_format_are_named(original: tuple[str, Bundle], tm
     assert json.loads((Path(url) / "card.json").read_text())["system"] == "radzero"
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model.safetensors": 3}', '{"card.json": "0"}'])
+def test_a_damaged_list_of_checksums_is_refused(text: str, original: tuple[str, Bundle], tmp_path: Path) -> None:
+    url = save_bundle(str(tmp_path / "b"), original[1].model, original[1].config, {})
+    (Path(url) / "checksums.json").write_text(text)
+    with pytest.raises(BundleError, match=r"checksums\.json .*export"):
+        load_bundle(url)
+    sums = json.loads((Path(original[0]) / "checksums.json").read_text())
+    (Path(url) / "checksums.json").write_text(json.dumps({**sums, "../secret": "0"}))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        load_bundle(url)
+
+
+def test_a_bundle_replaces_a_bundle_and_nothing_else(original: tuple[str, Bundle], tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    url = save_bundle(str(folder), original[1].model, original[1].config, {})
+    stale = folder / "tokenizer" / "old.json"
+    stale.parent.mkdir()
+    stale.write_text("{}")
+    sums = json.loads((folder / "checksums.json").read_text())
+    (folder / "checksums.json").write_text(json.dumps({**sums, "tokenizer/old.json": "0"}))
+    save_bundle(url, original[1].model, original[1].config, {})
+    assert not stale.exists()
+    load_bundle(url)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"")
+    with pytest.raises(BundleError, match="holds files and is no bundle"):
+        save_bundle(str(tmp_path / "photos"), original[1].model, original[1].config, {})
+
+
 def test_a_prompt_scores_the_mean_of_its_phrasings() -> None:
     phrased = Phrased(["a", "b", "c"], np.array([0, 2]))
     np.testing.assert_allclose(phrased.mean(np.array([[1.0, 3.0, 7.0]], dtype=np.float32)), [[2.0, 7.0]])

@@ -48,6 +48,9 @@ def test_overrides_are_dotted_and_typed() -> None:
         (["--workers=3"], "is not of the form key=value"),
         (["name=../../etc"], "name='../../etc'"),
         (["training={"], "not valid settings"),
+        (["data.views=[]"], "data.views=[]: "),
+        (["data.statuses=[]"], "data.statuses=[]: "),
+        (["training.betas=[0.9,1.5]"], "training.betas.1=1.5: "),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy(overrides: list[str], message: str) -> None:
@@ -77,6 +80,12 @@ def test_a_missing_or_broken_preset_is_one_message(tmp_path: Path) -> None:
     broken.write_text("- 1\n")
     with pytest.raises(ConfigError):
         preset_config(str(broken), [])
+
+
+@pytest.mark.parametrize("text", ["training: [1, 2\n", "- 1\n", "just words", "training:\n  worker: 3\n"])
+def test_damaged_saved_settings_are_one_message(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_config(text)
 
 
 def test_settings_cannot_be_changed_in_place() -> None:

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "platform" / "rayzero"
 
-# What each room of the library may import from the others; itself, ``config`` and the Study contract always.
+# What each room of the library may import from the others; itself, the foundation and the Study contract always.
+FOUNDATION = {"config", "storage"}
 ROOMS = {
     "cluster": set(),
     "studies": {"cluster", "reports"},
@@ -68,20 +69,20 @@ def test_platform_is_a_source_root_not_a_package() -> None:
 
 
 def test_every_room_is_known() -> None:
-    rooms = {room_of(path) for path in library_files()} - {"__init__", "config"}
+    rooms = {room_of(path) for path in library_files()} - {"__init__"} - FOUNDATION
     assert rooms == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", library_files(), ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_library_imports_go_down(path: Path) -> None:
     room = room_of(path)
-    if room in ("__init__", "config"):
+    if room in {"__init__"} | FOUNDATION:
         allowed: set[str] = set()
     else:
         allowed = ROOMS[room] | {room}
     names = {name for name in imports(path) if name.startswith("rayzero.")}
     names = {name for name in names if name not in CONTRACT and not name.startswith("rayzero.studies.study.")}
-    used = {name.split(".")[1] for name in names} - {"config", "__version__"}
+    used = {name.split(".")[1] for name in names} - FOUNDATION - {"__version__"}
     assert used <= allowed, f"{room} may not import {sorted(used - allowed)}"
     assert not {n for n in imports(path) if n.split(".")[0] in ("jobs", "tune", "serve", "ui", "tests")}
 
@@ -102,5 +103,5 @@ def test_the_page_knows_the_server_by_http_only() -> None:
 def test_the_server_reaches_the_library_through_bundles_and_studies() -> None:
     for path in (ROOT / "serve").rglob("*.py"):
         rooms = {name.split(".")[1] for name in imports(path) if name.startswith("rayzero.")}
-        assert rooms <= {"bundle", "studies", "alignment", "config", "reports"}, (path, rooms)
+        assert rooms <= {"bundle", "studies", "alignment", "reports"} | FOUNDATION, (path, rooms)
         assert not {name.split(".")[0] for name in imports(path)} & {"jobs", "tune", "ui"}, path

@@ -41,6 +41,12 @@ class IntRange(Settings):
     high: int
     log: bool = False
 
+    @model_validator(mode="after")
+    def _ordered(self) -> IntRange:
+        if not self.low < self.high or (self.log and self.low < 1):
+            raise ValueError(f"low={self.low} and high={self.high} are no range{' for log=true' if self.log else ''}")
+        return self
+
     def distribution(self) -> optuna.distributions.BaseDistribution:
         """For Optuna."""
         return optuna.distributions.IntDistribution(self.low, self.high, log=self.log)

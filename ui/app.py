@@ -290,6 +290,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
+    if not 1 <= args.port <= 65535:
+        parser.error(f"--port {args.port}: give 1 to 65535")
     print(f"Reading room on http://{args.host}:{args.port} over {args.server}", flush=True)
     launch(args.server, host=args.host, port=args.port)
 

@@ -19,17 +19,22 @@ from typing import Any
 import fsspec
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
 from rayzero.config import Config, dump_yaml, load_config
+from rayzero.storage import open_url
 from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.study import Image, Study
 from rayzero.studies.volume_preprocess import VolumeGeometry, prepare_volume
 
 FORMAT_VERSION = 1
+# Every bundle has these, and no bundle is read whose list leaves one unchecked.
+_ALWAYS = {"model.safetensors", "config.yaml", "card.json"}
+_SUMS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 AnyGeometry = Geometry | VolumeGeometry
 """How a radiograph or a volume was laid on the encoder's input."""
@@ -133,7 +138,15 @@ class Bundle:
 
 
 def save_bundle(url: str, model: PretrainingModel, config: Config, card: dict[str, Any]) -> str:
-    """Write a bundle to ``url`` (a folder, local or on any fsspec file system) and return it."""
+    """Write a bundle to ``url`` (a folder, local or on any fsspec file system) and return it.
+
+    A bundle that was there is replaced, files that only it had included. Raises BundleError for a folder that holds
+    something else.
+    """
+    fs, root = open_url(url)
+    old = _checksums(fs, root, url) if fs.exists(f"{root}/checksums.json") else {}
+    if not old and fs.exists(root) and fs.find(root):
+        raise BundleError(f"{url} holds files and is no bundle; give another folder")
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder)
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
@@ -147,20 +160,22 @@ def save_bundle(url: str, model: PretrainingModel, config: Config, card: dict[st
         files = sorted(path for path in local.rglob("*") if path.is_file())
         sums = {str(path.relative_to(local)): _sha256(path) for path in files}
         (local / "checksums.json").write_text(json.dumps(sums, indent=2))
-        fs, root = fsspec.core.url_to_fs(url)
         fs.makedirs(root, exist_ok=True)
         fs.put(f"{folder}/", f"{root}/", recursive=True)
+    for name in sorted(old.keys() - sums.keys()):
+        if fs.exists(f"{root}/{name}"):
+            fs.rm_file(f"{root}/{name}")
     return url
 
 
 def update_card(url: str, values: dict[str, Any]) -> None:
     """Lay ``values`` over the card of the bundle at ``url``, checksum included. Raises BundleError without one."""
-    fs, root = fsspec.core.url_to_fs(url)
+    fs, root = open_url(url)
     if not fs.exists(f"{root}/checksums.json"):
         raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
     card = {**json.loads(fs.cat_file(f"{root}/card.json")), **values}
     text = json.dumps(card, indent=2, sort_keys=True).encode()
-    sums = {**json.loads(fs.cat_file(f"{root}/checksums.json")), "card.json": hashlib.sha256(text).hexdigest()}
+    sums = {**_checksums(fs, root, url), "card.json": hashlib.sha256(text).hexdigest()}
     fs.pipe_file(f"{root}/card.json", text)
     fs.pipe_file(f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
 
@@ -183,7 +198,7 @@ def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
 
 @contextmanager
 def _local_copy(url: str) -> Iterator[Path]:
-    fs, root = fsspec.core.url_to_fs(url)
+    fs, root = open_url(url)
     if not fs.exists(f"{root}/checksums.json"):
         raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
     if fs.protocol == "file" or "file" in fs.protocol:
@@ -194,9 +209,21 @@ def _local_copy(url: str) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _checksums(fs: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, str]:
+    try:
+        sums = _SUMS.validate_json(fs.cat_file(f"{root}/checksums.json"))
+    except ValidationError as error:
+        raise BundleError(f"{url}: checksums.json is damaged ({error.errors()[0]['msg']}); export it again") from None
+    unlisted = sorted(_ALWAYS - sums.keys())
+    outside = sorted(name for name in sums if Path(name).is_absolute() or ".." in Path(name).parts)
+    if unlisted or outside:
+        problem = f"does not list {', '.join(unlisted)}" if unlisted else f"lists {outside[0]!r}, outside the bundle"
+        raise BundleError(f"{url}: checksums.json {problem}; export the bundle again")
+    return sums
+
+
 def _verify(folder: Path, url: str) -> None:
-    sums: dict[str, str] = json.loads((folder / "checksums.json").read_text())
-    for name, expected in sums.items():
+    for name, expected in _checksums(fsspec.filesystem("file"), str(folder), url).items():
         path = folder / name
         if not path.is_file():
             raise BundleError(f"{url}: {name} is missing; export the bundle again")

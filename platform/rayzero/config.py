@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +30,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 Input = Literal["radiograph", "study", "volume"]
 Companion = Literal["lateral", "prior_frontal", "prior_lateral"]
 
@@ -54,9 +55,10 @@ class DataConfig(Settings):
     caption_sentences: int = Field(5, ge=1)
     statuses: tuple[Literal["present", "uncertain", "absent"], ...] = Field(
         ("present", "uncertain", "absent"),
+        min_length=1,
         description="Which sentences of a study are its texts; one that has none of these keeps all of its own",
     )
-    views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = ("frontal",)
+    views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = Field(("frontal",), min_length=1)
     intensity: Intensity = Field("voi", description="How stored values become [0, 1], see rayzero.studies.preprocess")
     geometry: Literal["stretch", "pad"] = "stretch"
     volume_spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
@@ -123,7 +125,7 @@ class TrainingConfig(Settings):
     epochs: int = Field(0, ge=0, description="Passes over the training examples; 0 leaves the length to training.steps")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="adam adds weight decay to the gradient")
     lr: float = Field(1e-4, gt=0.0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(0.05, ge=0.0)
     warmup_steps: int = Field(0, ge=0)
@@ -256,8 +258,12 @@ def load_config(preset: Path | str | None, overrides: Sequence[str] = ()) -> Con
 
 def parse_config(text: str) -> Config:
     """The settings that ``dump_yaml`` wrote. Raises ConfigError when they are not settings of this version."""
-    values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    assert isinstance(values, dict)
+    try:
+        values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"the saved settings are not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError("the saved settings are not a mapping: was config.yaml changed?")
     return validate(Config, {str(key): value for key, value in values.items()})
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jobs import extract as job
+from jobs.command import main
 from rayzero.studies.lake import open_lake, write_lake
 from rayzero.studies.study import Image, Report, Study
 from tests.reports.extraction.server import serve
@@ -29,16 +30,17 @@ def lake(tmp_path: Path) -> str:
         (["--lake", "nowhere"], "no lake at nowhere"),
         (["--strategy", "endpoint"], "needs --model"),
         (["--strategy", "endpoint", "--model", "m"], "needs --url"),
-        (["--strategy", "endpoint", "--model", "m", "--url", "http://x", "--concurrency", "0"], "concurrency: "),
+        (["--strategy", "endpoint", "--model", "m", "--url", "http://x", "--timeout", "0"], "--timeout=0.0: "),
         (["--strategy", "vllm", "--model", "m"], "rayzero[vllm]"),
     ],
 )
 def test_mistakes_end_with_one_line(
     arguments: list[str], words: str, lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = job.main(["--lake", lake, "--out", str(tmp_path / "out"), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main(job.run, ["--lake", lake, "--out", str(tmp_path / "out"), *arguments])
     error = capsys.readouterr().err
-    assert code == 2
+    assert ended.value.code == 2
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -50,7 +52,7 @@ def test_rules_then_a_model_with_a_cache(
     lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = str(tmp_path / "out")
-    assert job.main(["--lake", lake, "--out", out]) == 0
+    job.run(["--lake", lake, "--out", out])
     printed = capsys.readouterr().out
     assert "extract: 1/1 reports" in printed
     assert "1 answered, 0 from the cache, 0 by rules" in printed
@@ -61,7 +63,7 @@ def test_rules_then_a_model_with_a_cache(
         chat.default = ANSWER
         model = ["--strategy", "endpoint", "--url", chat.url, "--model", "m", "--cache", str(tmp_path / "cache")]
         for _ in range(2):
-            assert job.main(["--lake", lake, "--out", out, *model]) == 0
+            job.run(["--lake", lake, "--out", out, *model])
         assert len(chat.requests) == 1
     printed = capsys.readouterr().out
     assert "100 read, 10 written, 0 retries" in printed

@@ -74,6 +74,17 @@ def test_the_same_name_with_other_settings_is_refused(finished: TrainingResult, 
         pretrain(load_config(None, settings(root, "whole", "training.lr=2e-3")))
 
 
+def test_the_same_name_on_another_lake_is_refused(finished: TrainingResult, root: Path) -> None:
+    environment = Path(finished.run_folder) / "environment.json"
+    began = environment.read_text()
+    try:
+        environment.write_text(json.dumps({"lake": {"fingerprint": "another"}}))
+        with pytest.raises(ConfigError, match="another version of the lake"):
+            pretrain(load_config(None, settings(root, "whole")))
+    finally:
+        environment.write_text(began)
+
+
 def test_what_cannot_run_is_said_before_it_starts(cluster: None, root: Path) -> None:
     with pytest.raises(LakeError, match="nowhere"):
         pretrain(load_config(None, [*settings(root, "no-lake"), f"data.lake={root}/nowhere"]))

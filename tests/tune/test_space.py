@@ -29,6 +29,7 @@ def test_shipped_spaces_are_valid_at_both_ends(path: Path) -> None:
         ("parameters: {training.lr: {type: float, low: 0.2, high: 0.1}}", "are no range"),
         ("parameters: {training.lr: {type: float, low: 0, high: 0.1, log: true}}", "are no range for log=true"),
         ("parameters: {training.lr: {type: flaot, low: 0, high: 0.1}}", "flaot"),
+        ("parameters: {training.steps: {type: int, low: 9, high: 3}}", "are no range"),
         ("parameters: {}", "at least 1 item"),
         ("parameters: {a: {type: int, low: 1, high: 2}}\ntrails: 3", "unknown setting 'space.yaml.trails'"),
     ],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fsspec
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from rayzero.alignment.masked_records import ImageDecoder
 from rayzero.config import ConfigError, parse_config
 from rayzero.encoders.masked_vit import MaskedViT
+from rayzero.storage import open_url
 
 
 def load_towers(bundle: str, vision: MaskedViT, decoder: ImageDecoder) -> None:
@@ -16,7 +16,7 @@ def load_towers(bundle: str, vision: MaskedViT, decoder: ImageDecoder) -> None:
 
     Raises ConfigError when there is no MRM bundle, or when its towers have other sizes.
     """
-    fs, root = fsspec.core.url_to_fs(bundle)
+    fs, root = open_url(bundle)
     if not fs.exists(f"{root}/model.safetensors"):
         raise ConfigError(f"model.mrm={bundle!r} is no bundle; train one with --preset mrm, then jobs.export")
     system = parse_config(fs.cat_file(f"{root}/config.yaml").decode()).system

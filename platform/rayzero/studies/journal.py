@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import fsspec
-from fsspec.core import url_to_fs
 
+from rayzero.storage import open_url
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Part, Quarantined, new_generation, replace_file
 
@@ -50,7 +50,7 @@ class Journal:
 
     def finished(self) -> dict[str, tuple[Part, list[Quarantined]]]:
         """The parts that are complete, by name, and what was refused while each was written."""
-        fs, folder = url_to_fs(f"{self.url}/ingest")
+        fs, folder = open_url(f"{self.url}/ingest")
         fs.invalidate_cache()
         found = {}
         for path in fs.ls(folder, detail=False):
@@ -87,7 +87,7 @@ def _read(url: str) -> dict[str, Any]:
 
 
 def _remove(url: str) -> None:
-    fs, folder = url_to_fs(f"{url}/ingest")
+    fs, folder = open_url(f"{url}/ingest")
     fs.invalidate_cache()
     if fs.exists(f"{folder}/plan.json"):
         fs.rm_file(f"{folder}/plan.json")

@@ -27,11 +27,10 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.config import nearest
-from rayzero.studies import storage  # noqa: F401  sets how object stores are opened
+from rayzero.storage import open_url
 from rayzero.studies.counts import count, empty_counts
 from rayzero.studies.errors import LakeError
 from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_table
@@ -239,7 +238,7 @@ def commit_lake(
 
 def normal_url(url: str) -> str:
     """``url`` made absolute, so that a worker in another directory means the same place."""
-    fs, path = url_to_fs(url)
+    fs, path = open_url(url)
     return str(fs.unstrip_protocol(path)).rstrip("/")
 
 
@@ -284,7 +283,7 @@ def replace_file(url: str, data: bytes) -> None:
 @contextmanager
 def _writing(url: str) -> Iterator[IO[bytes]]:
     """A file that appears at ``url`` when it is complete: by a rename on a disk, by nature on an object store."""
-    fs, path = url_to_fs(url)
+    fs, path = open_url(url)
     if not isinstance(fs, LocalFileSystem):
         with fs.open(path, "wb") as file:
             yield file
@@ -302,7 +301,7 @@ def _writing(url: str) -> Iterator[IO[bytes]]:
 
 def _remove_debris(root: str, generation: str, names: set[str]) -> None:
     """Remove the other generations, and what interrupted writes left in this one."""
-    fs, folder = url_to_fs(f"{root}/data")
+    fs, folder = open_url(f"{root}/data")
     fs.invalidate_cache()
     for path in fs.ls(folder, detail=False):
         if not str(path).rstrip("/").endswith(generation):

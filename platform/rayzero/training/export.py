@@ -6,13 +6,13 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-import fsspec
 import pyarrow.fs
 import ray.train
 
 from rayzero.alignment import registry
 from rayzero.bundle import save_bundle
 from rayzero.config import ConfigError, parse_config
+from rayzero.storage import open_url
 from rayzero.training.checkpoint import load_weights
 
 
@@ -21,12 +21,14 @@ def export_run(run: str, bundle: str, card: dict[str, Any] | None = None) -> str
 
     Raises ConfigError when ``run`` is not a run folder or holds no checkpoint yet.
     """
-    fs, root = fsspec.core.url_to_fs(run)
+    fs, root = open_url(run)
     if not fs.exists(f"{root}/config.yaml"):
         raise ConfigError(f"{run} is not a run folder: it has no config.yaml")
     folders = sorted(path for path in fs.ls(root, detail=False) if path.rsplit("/", 1)[-1].startswith("checkpoint-"))
+    # A folder without files is what a kill in the middle of an upload leaves.
+    folders = [folder for folder in folders if fs.find(folder)]
     if not folders:
-        raise ConfigError(f"run {run} has no checkpoint yet")
+        raise ConfigError(f"run {run} has no checkpoint yet: training.checkpoint_every says when it gets one")
     config = parse_config(fs.cat_file(f"{root}/config.yaml").decode())
     filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
     model = registry.build(config)

@@ -13,7 +13,6 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import ray
@@ -22,6 +21,7 @@ import torch
 from rayzero.alignment import registry
 from rayzero.config import Config
 from rayzero.encoders.vision import build_vision
+from rayzero.storage import open_url
 from rayzero.studies.examples import stacked, with_features
 from rayzero.studies.lake import Lake, RowGroup
 from rayzero.studies.loading import Source, lake_source, read_examples
@@ -41,7 +41,7 @@ def training_source(config: Config, lake: Lake, split: Split) -> Source:
     if not config.vision.cache_features:
         return source
     folder = f"{cache_root(config)}/{cache_key(config, lake, split)}"
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = open_url(folder)
     if not fs.exists(f"{root}/cache.json"):
         _encode(config, source, folder)
     listing = json.loads(fs.cat_file(f"{root}/cache.json"))
@@ -64,7 +64,7 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
 
 
 def _encode(config: Config, source: Source, folder: str) -> None:
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = open_url(folder)
     fs.makedirs(root, exist_ok=True)
     actors = max(1, int(ray.cluster_resources().get("GPU", 0)) or int(ray.cluster_resources().get("CPU", 1)))
     ids = [{"id": index} for index in range(len(source.row_groups))]
@@ -112,7 +112,7 @@ class _Encoder:
         else:
             features = self._encode(pixels)
         path = f"{self.folder}/part-{index:06d}.parquet"
-        fs, target = fsspec.core.url_to_fs(path)
+        fs, target = open_url(path)
         with fs.open(target, "wb") as file:
             pq.write_table(
                 with_features(examples, features.numpy(), keep_pixels=self.keep_pixels), file, compression="zstd"

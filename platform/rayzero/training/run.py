@@ -11,15 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, dump_yaml, override, parse_config
+from rayzero.storage import open_url
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
+from rayzero.training.errors import TrainingError
 from rayzero.training.features import training_source
 from rayzero.training.loop import Job, train_worker
 from rayzero.training.timeline import Timeline
@@ -36,10 +37,6 @@ class TrainingResult:
     metrics: dict[str, Any]
 
 
-class TrainingError(RuntimeError):
-    """Training ended without a result; the message says at which point and why."""
-
-
 def run_folder(config: Config) -> str:
     """The folder or URL of the run."""
     return f"{config.storage.rstrip('/')}/{config.name}"
@@ -48,14 +45,15 @@ def run_folder(config: Config) -> str:
 def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -> TrainingResult:
     """Train ``config``, or continue the run of that name where it stopped. Needs a Ray cluster.
 
-    Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable.
+    Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable, and
+    TrainingError when training fails more often than training.max_failures allows.
     """
     config = _absolute(registry.resolve(config))
     lake = _open(config)
     follows = config.training.schedule == "plateau" or config.training.early_stopping
     if follows and "validation" not in lake.splits:
         raise LakeError(f"{lake.url}: training.schedule=plateau and training.early_stopping need a validation split")
-    _check_same_run(config)
+    _check_same_run(config, lake)
     _check_resources(config)
     job = Job(
         config=config,
@@ -67,10 +65,21 @@ def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -
     # Checks the run's length against the data before any worker starts.
     steps = Timeline(config.training, job.train.num_rows).steps
     print(f"run {config.name!r}: {steps} steps over {job.train.num_rows} training examples", flush=True)
-    result = _trainer(config, job, callbacks).fit()
+    try:
+        result = _trainer(config, job, callbacks).fit()
+    except ray.train.WorkerGroupError as error:
+        causes = "; ".join(sorted({_last_line(failure) for failure in error.worker_failures.values()}))
+        raise TrainingError(
+            f"run {config.name!r} failed: {causes}. The same command continues it from its newest checkpoint"
+        ) from error
     if result.checkpoint is None:
         raise TrainingError(f"run {config.name!r} ended without a checkpoint: {result.error}")
     return TrainingResult(run_folder(config), result.checkpoint, dict(result.metrics or {}))
+
+
+def _last_line(failure: Exception) -> str:
+    """A worker's failure without the traceback that Ray has printed already."""
+    return (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
 
 
 def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
@@ -117,18 +126,29 @@ def _open(config: Config) -> Lake:
     return lake
 
 
-def _check_same_run(config: Config) -> None:
-    """A run is continued with the settings that it began with."""
-    fs, path = fsspec.core.url_to_fs(f"{run_folder(config)}/config.yaml")
-    if not fs.exists(path):
+def _check_same_run(config: Config, lake: Lake) -> None:
+    """A run is continued with the settings and the data that it began with."""
+    fs, root = open_url(run_folder(config))
+    if not fs.exists(f"{root}/config.yaml"):
         return
-    before = parse_config(fs.cat_file(path).decode())
+    try:
+        before = parse_config(fs.cat_file(f"{root}/config.yaml").decode())
+    except ConfigError as error:
+        raise ConfigError(f"{root}/config.yaml: {error}; choose another name=...") from None
     changed = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
     changed = [key for key in changed if key not in ("storage", "training.max_failures", "training.log_every")]
     if changed:
         raise ConfigError(
             f"run {config.name!r} in {config.storage} began with other settings ({', '.join(changed)}); "
             "choose another name=..., or repeat the old settings to continue it"
+        )
+    if not fs.exists(f"{root}/environment.json"):
+        return  # killed before its first step
+    began = json.loads(fs.cat_file(f"{root}/environment.json"))["lake"]["fingerprint"]
+    if began != lake.fingerprint:
+        raise ConfigError(
+            f"run {config.name!r} in {config.storage} began on another version of the lake {lake.url}; "
+            "choose another name=... to train on this one"
         )
 
 
@@ -148,7 +168,7 @@ def _check_resources(config: Config) -> None:
 
 
 def _write_run_folder(config: Config, lake: Lake) -> None:
-    fs, root = fsspec.core.url_to_fs(run_folder(config))
+    fs, root = open_url(run_folder(config))
     fs.makedirs(root, exist_ok=True)
     fs.pipe_file(f"{root}/config.yaml", dump_yaml(config).encode())
     fs.pipe_file(f"{root}/environment.json", json.dumps(environment(lake), indent=2).encode())

@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.reports.extraction.styles import Style, report_text
+from rayzero.storage import open_url
 from rayzero.studies.study import Report, Sentence
 
 _BUFFER = 64
@@ -25,7 +25,7 @@ class AnswerCache:
     """
 
     def __init__(self, url: str) -> None:
-        self._fs, self._root = url_to_fs(url)
+        self._fs, self._root = open_url(url)
         self._local = isinstance(self._fs, LocalFileSystem)
         self._pending: dict[str, bytes] = {}
 

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import Protocol, cast, get_args
 
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.reports.sections import parse_report
 from rayzero.reports.sentences import extract_sentences
+from rayzero.storage import open_url
 from rayzero.studies.corpora.regions import place
 from rayzero.studies.corpora.tables import Row
 from rayzero.studies.errors import CorpusError, StudyFileError
@@ -104,7 +104,7 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     A missing or undecodable report is quarantined and the study kept with an empty one: it still serves image-only
     training and evaluation by labels.
     """
-    fs, base = url_to_fs(root)
+    fs, base = open_url(root)
     refused: list[Quarantined] = []
     images: list[Image] = []
     for file in ref.files:
@@ -196,7 +196,7 @@ def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(fs, LocalFileSystem) or isinstance(error, PermissionError | IsADirectoryError):
             raise StudyFileError("open", f"the file cannot be read: {reason}") from error
-        # Not the file's fault: the request has been repeated, see rayzero.studies.storage.
+        # Not the file's fault: the request has been repeated, see rayzero.storage.
         raise CorpusError(f"{fs.unstrip_protocol(full)} cannot be read now ({reason}); run this again later") from error
     return data
 

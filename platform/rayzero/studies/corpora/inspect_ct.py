@@ -19,8 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from fsspec.core import url_to_fs
-
+from rayzero.storage import open_url
 from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.labels import link_priors
 from rayzero.studies.corpora.tables import Row, read_rows
@@ -75,7 +74,7 @@ class Inspect:
 
 def _table(root: str, kind: str) -> str:
     """The table of that kind, whatever its date. Raises CorpusError when there is none, or more than one."""
-    fs, base = url_to_fs(root)
+    fs, base = open_url(root)
     if not fs.exists(base):
         raise CorpusError(f"no corpus at {root}: the folder does not exist")
     names = sorted(posixpath.basename(str(path)) for path in fs.glob(f"{base}/{kind}_*.tsv"))

@@ -20,9 +20,9 @@ from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 import fsspec
-from fsspec.core import url_to_fs
 
 from rayzero.reports.layouts import open_i_report
+from rayzero.storage import open_url
 from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.labels import Closed, Splits
 from rayzero.studies.corpora.tables import existing, find_files, read_rows
@@ -115,7 +115,7 @@ def _read_views(root: str) -> dict[str, View]:
 
 def _documents(root: str) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of the reports, in the order of their numbers. Raises CorpusError when there are none."""
-    fs, base = url_to_fs(root)
+    fs, base = open_url(root)
     if existing(root, [_ARCHIVE]):
         with fsspec.open(fs.unstrip_protocol(f"{base}/{_ARCHIVE}"), "rb") as file:
             archive = io.BytesIO(file.read())

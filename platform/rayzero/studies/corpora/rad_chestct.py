@@ -20,9 +20,9 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
-from fsspec.core import url_to_fs
 from pyarrow import csv as arrow_csv
 
+from rayzero.storage import open_url
 from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.tables import Row, existing, find_files, read_rows
 from rayzero.studies.errors import CorpusError
@@ -130,7 +130,7 @@ def _read_labels(root: str, name: str, wanted: set[str]) -> dict[str, dict[str, 
     """
     if not existing(root, [name]):
         raise CorpusError(f"{root} holds no {name}; is it the root of RAD-ChestCT?")
-    fs, base = url_to_fs(root)
+    fs, base = open_url(root)
     labels: dict[str, dict[str, int]] = {}
     try:
         with fsspec.open(fs.unstrip_protocol(f"{base}/{name}"), "rb") as file:

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec.core import url_to_fs
 from pyarrow import csv as arrow_csv
 
+from rayzero.storage import open_url
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined
 
@@ -126,7 +126,7 @@ def parse_json(text: str, where: str) -> Any:
 
 def existing(root: str, names: Sequence[str]) -> list[str]:
     """Those of ``names`` that are files under ``root``. Raises CorpusError when the folder does not exist."""
-    fs, base = url_to_fs(root)
+    fs, base = open_url(root)
     if not fs.exists(base):
         raise CorpusError(f"no corpus at {root}: the folder does not exist")
     return [name for name in names if fs.exists(f"{base}/{name}")]
@@ -146,7 +146,7 @@ def find_files(root: str, suffixes: Sequence[str], *, key: Callable[[str], str])
 
     For corpora whose copies differ in folders and not in file names. Raises CorpusError when two share a key.
     """
-    fs, base = url_to_fs(root)
+    fs, base = open_url(root)
     base = base.rstrip("/")
     found: dict[str, str] = {}
     for full in fs.find(base):
@@ -159,7 +159,7 @@ def find_files(root: str, suffixes: Sequence[str], *, key: Callable[[str], str])
 
 
 def _read(root: str, name: str) -> bytes:
-    fs, base = url_to_fs(root)
+    fs, base = open_url(root)
     if not fs.exists(base):
         raise CorpusError(f"no corpus at {root}: the folder does not exist")
     try:
