@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from rayzero.alignment.base import Batch
 from rayzero.config import Config, load_config
 from rayzero.training import engine as engines
 from rayzero.training.gradient_cache import cached_backward
@@ -19,6 +21,7 @@ from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
 
 STEPS = 3
+LAYOUTS = [(zero_stage, chunks) for zero_stage in (0, 1, 2, 3) for chunks in (1, 3)]
 
 
 def settings(zero_stage: int, chunks: int) -> Config:
@@ -26,27 +29,48 @@ def settings(zero_stage: int, chunks: int) -> Config:
     return load_config(None, [*changes, "training.batch_size=6", "training.lr=0.01", "training.gradient_clip=0.1"])
 
 
-def process(rank: int, port: int, zero_stage: int, chunks: int, folder: str) -> None:
+def single(data: Batch) -> Batch:
+    """In single precision, which is what engines are for."""
+    assert data.pixels is not None
+    return replace(data, pixels=data.pixels.float())
+
+
+def process(rank: int, port: int, folder: str) -> None:
+    """Take the steps at every stage, and save the weights."""
     import deepspeed
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    config = settings(zero_stage, chunks)
-    network = model(Path(folder)).float()
-    engine = engines.build_engine(network, config)
-    network.eval()  # no dropout: its draws differ between layouts
-    share = batch(network.text, range(3) if rank == 0 else range(3, len(SAID)))
-    share.pixels = share.pixels.float()
-    for _ in range(STEPS):
-        if chunks == 1:
-            engine.backward(engine(share)["loss"])
-        else:
-            cached_backward(engine, partial(engines.backward, engine), share, chunks)
-        engine.step()
-    with deepspeed.zero.GatheredParameters(list(network.parameters())):
-        weights = {name: p.detach().clone() for name, p in network.named_parameters()}
-    torch.save(weights, f"{folder}/rank{rank}.pt")
+    for zero_stage, chunks in LAYOUTS:
+        network = model(Path(folder)).float()
+        engine = engines.build_engine(network, settings(zero_stage, chunks))
+        if rank == 0 and zero_stage == 0:
+            torch.save([network.text.network.training, network.blocks.training], f"{folder}/training.pt")
+        network.eval()  # no dropout: its draws differ between layouts
+        # Unequal shares: two images can be cut into two chunks at most.
+        share = single(batch(network.text, range(2) if rank == 0 else range(2, len(SAID))))
+        for _ in range(STEPS):
+            if chunks == 1:
+                engine.backward(engine(share)["loss"])
+            else:
+                cached_backward(engine, partial(engines.backward, engine), share, chunks)
+            engine.step()
+        with deepspeed.zero.GatheredParameters(list(network.parameters())):
+            weights = {name: p.detach().clone() for name, p in network.named_parameters()}
+        torch.save(weights, f"{folder}/{zero_stage}-{chunks}-{rank}.pt")
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what two processes made of a tiny model at every stage."""
+    folder = tmp_path_factory.mktemp("engine")
+    tiny_bert(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(process, args=(port, str(folder)), nprocs=2)
+    return folder
 
 
 def plain(folder: Path) -> dict[str, torch.Tensor]:
@@ -57,8 +81,7 @@ def plain(folder: Path) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.AdamW(
         engines.parameter_groups(network, config), lr=training.lr, betas=training.betas, eps=training.eps
     )
-    data = batch(network.text, range(len(SAID)))
-    data.pixels = data.pixels.float()
+    data = single(batch(network.text, range(len(SAID))))
     trained = [p for p in network.parameters() if p.requires_grad]
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -68,43 +91,18 @@ def plain(folder: Path) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in network.named_parameters()}
 
 
-@pytest.mark.parametrize("chunks", [1, 2])
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_every_stage_takes_the_plain_step(zero_stage: int, chunks: int, tmp_path: Path) -> None:
-    tiny_bert(tmp_path)
-    start = {name: p.detach().clone() for name, p in model(tmp_path).float().named_parameters()}
-    expected = plain(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, args=(port, zero_stage, chunks, str(tmp_path)), nprocs=2)
-    moved = 0
+@pytest.mark.parametrize(("zero_stage", "chunks"), LAYOUTS)
+def test_every_stage_takes_the_plain_step(zero_stage: int, chunks: int, trained: Path) -> None:
+    start = {name: p.detach().clone() for name, p in model(trained).float().named_parameters()}
+    expected = plain(trained)
+    assert any(not torch.equal(value, start[name]) for name, value in expected.items())
     for rank in range(2):
-        got = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        got = torch.load(trained / f"{zero_stage}-{chunks}-{rank}.pt", weights_only=True)
         assert got.keys() == expected.keys()
         for name, value in expected.items():
-            moved += not torch.equal(value, start[name])
             torch.testing.assert_close(got[name], value, rtol=1e-3, atol=2e-4, msg=name)
-    assert moved
 
 
-def _one(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
-    dist.init_process_group("gloo", rank=0, world_size=1)
-    network = model(Path(folder)).float().eval()
-    for parameter in network.vision.parameters():
-        parameter.requires_grad_(False)
-    engines.build_engine(network, load_config(None, []))
-    # Transformers hands encoders out in inference mode: trained like that, they would miss their dropout.
-    assert network.text.network.training
-    assert network.blocks.training
-    assert not network.vision.training
-    dist.destroy_process_group()
-
-
-def test_what_trains_is_in_training_mode_and_what_is_frozen_is_not(tmp_path: Path) -> None:
-    tiny_bert(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_one, args=(port, str(tmp_path)), nprocs=1)
+def test_a_pretrained_encoder_is_trained_with_its_dropout(trained: Path) -> None:
+    # Transformers hands encoders out in inference mode.
+    assert torch.load(trained / "training.pt", weights_only=True) == [True, True]

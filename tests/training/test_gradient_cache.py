@@ -28,7 +28,7 @@ def test_cached_gradients_equal_the_one_shot_step(tmp_path: Path, chunks: int) -
 
     losses = cached_backward(network, backward, data, chunks)
     torch.testing.assert_close(losses["loss"], expected["loss"].detach(), rtol=0, atol=1e-12)
-    assert calls == [False] * chunks + [True]
+    assert calls == [False] * (chunks - 1) + [True]
     mine, theirs = gradients(network), gradients(whole)
     assert set(mine) == set(theirs)
     for name, grad in theirs.items():
@@ -51,9 +51,9 @@ def test_a_chunk_draws_its_dropout_again(tmp_path: Path) -> None:
     network.represent = represent  # type: ignore[method-assign]
     torch.manual_seed(3)
     cached_backward(network, lambda loss, *, last: loss.backward(), data, 2)
-    assert len(seen) == 4
+    # The last chunk is represented once: it keeps its graph.
+    assert len(seen) == 3
     torch.testing.assert_close(seen[0], seen[2], rtol=0, atol=0)
-    torch.testing.assert_close(seen[1], seen[3], rtol=0, atol=0)
     assert not torch.equal(original(data.chunks(2)[0])["queries"], seen[0])
 
 
@@ -67,4 +67,4 @@ def test_a_small_batch_makes_fewer_chunks(tmp_path: Path) -> None:
         loss.backward()
 
     cached_backward(network, backward, batch(network.text, range(2)), 9)
-    assert calls == [False, False, True]
+    assert calls == [False, True]

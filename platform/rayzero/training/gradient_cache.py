@@ -3,6 +3,10 @@
 The first pass keeps of each chunk only what ``represent`` gives; the objective over the whole batch then says
 what the gradient of each row is; the second pass represents each chunk again and sends its rows' gradients back.
 A chunk draws the same dropout in both passes. The method is known as GradCache (arXiv 2101.06983, section 3).
+
+The chunk that comes last in the first pass is the first of the second: it keeps its graph, and the objective's
+gradient runs straight through it. So the first of the backward calls reaches every parameter, those of the objective
+included; ZeRO 3 counts on that, because it overwrites gradients in the first call of a step and adds in the others.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from rayzero.alignment.base import Batch
+from rayzero.ops.collectives import largest_of_processes
 
 
 class Forward(Protocol):
@@ -45,32 +50,34 @@ def cached_backward(
 ) -> dict[str, Tensor]:
     """Accumulate the gradients of ``batch`` in ``chunks`` chunks; returns the losses, detached.
 
-    Activations held at a time are those of one chunk, plus the rows that ``represent`` gives of the whole batch.
-    A batch of fewer images or texts than ``chunks`` makes fewer chunks.
+    Activations held at a time are those of one chunk and of the objective, plus the rows that ``represent`` gives of
+    the whole batch. Where a process has fewer images or texts than ``chunks``, all make fewer chunks.
     """
-    # A share with few distinct texts makes fewer chunks; how many is each process's own affair.
-    parts = batch.chunks(min(chunks, len(batch), batch.text_ids.shape[0]))
-    states, rows = [], []
-    with torch.no_grad():
-        for part in parts:
-            states.append(_random_state(batch))
-            rows.append(forward(part, stage="represent"))
-    # Parts of a model that does not train give rows without a gradient.
-    joined = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
-    joined = {name: value.requires_grad_() if value.is_floating_point() else value for name, value in joined.items()}
+    # A share with few distinct texts makes fewer chunks; all processes make as many, for an engine may exchange
+    # gradients in every backward call.
+    possible = min(chunks, len(batch), batch.text_ids.shape[0])
+    *early, final = batch.chunks(-largest_of_processes(-possible, batch.text_ids.device, group))
+    states: list[list[Tensor]] = []
+    rows: list[dict[str, Tensor]] = []
+    for part in early:
+        states.append(_random_state(batch))
+        with torch.no_grad():
+            given = forward(part, stage="represent")
+        # Parts of a model that does not train give rows without a gradient.
+        rows.append({name: row.requires_grad_() if row.is_floating_point() else row for name, row in given.items()})
+    rows.append(dict(forward(final, stage="represent")))
+    joined = {name: torch.cat([part[name] for part in rows]) for name in rows[-1]}
     losses = forward(replace(batch, pixels=None, features=None), group, stage="objective", represented=joined)
-    backward(losses["loss"], last=False)
-    start = dict.fromkeys(joined, 0)
-    for index, part in enumerate(parts):
+    backward(losses["loss"], last=not early)
+    for index, part in enumerate(early):
         with _replayed(states[index], batch):
             again = forward(part, stage="represent")
         terms = []
         for name, value in again.items():
-            grad = joined[name].grad
+            grad = rows[index][name].grad
             if grad is not None and value.requires_grad:
-                terms.append((value * grad[start[name] : start[name] + value.shape[0]]).sum())
-            start[name] += value.shape[0]
-        backward(torch.stack(terms).sum(), last=index + 1 == len(parts))
+                terms.append((value * grad).sum())
+        backward(torch.stack(terms).sum(), last=index + 1 == len(early))
     return {name: value.detach() for name, value in losses.items()}
 
 
