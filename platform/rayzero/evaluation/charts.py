@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -60,6 +60,35 @@ def forest(part: Classification) -> str:
         _group_legend(axes, part)
 
     return _svg(draw, 6.4, 1.3 + 0.3 * len(rows))
+
+
+def comparison(systems: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """AUROC per finding with its interval, one colour per system; ``systems`` are ``per_class`` parts of reports."""
+    findings = list(dict.fromkeys(name for classes in systems.values() for name in classes))
+    spread = 0.16
+
+    def draw(axes: Axes) -> None:
+        for index, (label_, classes) in enumerate(systems.items()):
+            colour = COLOURS[index % len(COLOURS)]
+            marker = "o" if index < len(COLOURS) else "s"
+            offset = spread * (index - (len(systems) - 1) / 2)
+            rows = [(findings.index(name) + offset, one["auroc"]) for name, one in classes.items()]
+            rows = [(place, auroc) for place, auroc in rows if auroc["value"] is not None]
+            for place, auroc in rows:
+                if auroc["low"] is not None:
+                    axes.plot([auroc["low"], auroc["high"]], [place, place], color=colour, linewidth=1.5, alpha=0.6)
+            values = [auroc["value"] for _, auroc in rows]
+            axes.plot(values, [place for place, _ in rows], marker, color=colour, markersize=5, label=label_)
+        axes.axvline(0.5, color=SOFT, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(findings)), findings)
+        axes.set_ylim(len(findings) - 0.4, -0.6)
+        axes.set_xlim(right=1.01)
+        axes.set_xlabel("AUROC (95 % interval); dashed: chance")
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(systems)), fontsize=9)
+
+    return _svg(draw, 7.6, 1.5 + (0.22 + spread * len(systems)) * len(findings))
 
 
 def roc(part: Classification) -> str:

@@ -45,8 +45,8 @@ def write_report(
     return root
 
 
-def render_html(result: EvaluationResult, *, overlays: int = 12) -> str:
-    """The readable report: one page without external assets."""
+def page_environment() -> Environment:
+    """Where the templates of pages are, with the filters that they use."""
     environment = Environment(
         loader=PackageLoader("rayzero.evaluation", "."),
         autoescape=select_autoescape(),
@@ -55,14 +55,23 @@ def render_html(result: EvaluationResult, *, overlays: int = 12) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(estimate=_estimate, words=charts.label, number="{:.3f}".format)
-    return environment.get_template("report.html").render(
-        result=result,
-        cutoffs=CUTOFFS,
-        directions=DIRECTIONS,
-        headline=[(headline_name(name), value, chance) for name, (value, chance) in result.headline().items()],
-        charts=_charts(result),
-        overlays=gallery.overlays(result, overlays),
-        retrieved=gallery.retrieval_examples(result, _RETRIEVAL_EXAMPLES),
+    return environment
+
+
+def render_html(result: EvaluationResult, *, overlays: int = 12) -> str:
+    """The readable report: one page without external assets."""
+    return (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            result=result,
+            cutoffs=CUTOFFS,
+            directions=DIRECTIONS,
+            headline=[(headline_name(name), value, chance) for name, (value, chance) in result.headline().items()],
+            charts=_charts(result),
+            overlays=gallery.overlays(result, overlays),
+            retrieved=gallery.retrieval_examples(result, _RETRIEVAL_EXAMPLES),
+        )
     )
 
 

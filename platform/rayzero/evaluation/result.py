@@ -51,6 +51,9 @@ class EvaluationResult:
             "counts": dict(self.counts),
             "bootstrap": {"replicates": self.replicates, "confidence": CONFIDENCE, "unit": "patient"},
             "notes": list(self.notes),
+            "headline": {
+                name: {**value.to_json(), "chance": chance} for name, (value, chance) in self.headline().items()
+            },
         }
         if self.classification:
             out["classification"] = _classification(self.classification)

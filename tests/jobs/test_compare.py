@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.command import main
+from jobs.compare import run
+
+
+def report(folder: Path, **changes: Any) -> str:
+    """A report.json with two figures and two findings."""
+    figures = {
+        "classification.macro_auroc": {"value": 0.9, "low": 0.85, "high": 0.95, "n": 10, "chance": 0.5},
+        "grounding.pointing_accuracy": {"value": 0.6, "low": None, "high": None, "n": 10, "chance": 0.1},
+    }
+    auroc = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 10}
+    nothing = {"value": None, "low": None, "high": None, "n": 0}
+    values = {
+        "protocol": "phantom",
+        "system": "radzero",
+        "lake": {"url": "lake", "fingerprint": "abcdef", "split": "test"},
+        "bootstrap": {"replicates": 100, "confidence": 0.95, "unit": "patient"},
+        "headline": figures,
+        "classification": {"per_class": {"edema": {"auroc": auroc}, "<b>hernia</b>": {"auroc": nothing}}},
+        **changes,
+    }
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(values))
+    return str(folder)
+
+
+def test_reports_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = report(tmp_path / "one")
+    only = {"classification.macro_auroc": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 10, "chance": 0.5}}
+    two = report(tmp_path / "two", system="carzero", headline=only)
+    main(run, [f"a={one}", f"b={two}", "--out", str(tmp_path / "out")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["figure", "a", "b", "chance"]
+    assert lines[1].split("AUROC")[1].split() == ["0.900", "[0.85,", "0.95]", "0.800", "[0.70,", "0.90]", "0.500"]
+    assert lines[2].split("accuracy")[1].split() == ["0.600", "-", "0.100"]
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert written["systems"] == {"a": "radzero", "b": "carzero"}
+    assert written["figures"]["grounding.pointing_accuracy"]["b"] is None
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "2 systems on the same studies" in page
+    assert "<b>hernia</b>" not in page
+
+
+def test_what_cannot_be_compared_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = report(tmp_path / "one")
+    other = report(tmp_path / "other", lake={"url": "lake", "fingerprint": "123", "split": "test"})
+    old = report(tmp_path / "old")
+    (tmp_path / "old" / "report.json").write_text("{}")
+    torn = report(tmp_path / "torn")
+    (tmp_path / "torn" / "report.json").write_text("{")
+    cases = [
+        ([f"a={one}", f"b={other}"], "lake.fingerprint is 123 and abcdef"),
+        ([f"a={old}"], "not written by this version"),
+        ([f"a={torn}"], "is damaged"),
+        ([f"a={tmp_path}"], "no report.json here"),
+        ([one], "is not of the form label=folder"),
+        ([f"a={one}", f"a={one}"], "labelled 'a'"),
+    ]
+    for words, message in cases:
+        with pytest.raises(SystemExit) as ended:
+            main(run, [*words, "--out", str(tmp_path / "out")])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
