@@ -17,9 +17,7 @@ def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments``, compare, and write the page. Raises EvaluationError when reports do not belong together."""
     parser = argparse.ArgumentParser(prog="python -m jobs.compare", description=__doc__.split("\n")[0])
     parser.add_argument("reports", nargs="+", metavar="label=folder", help="a name, and where its report.json is")
-    parser.add_argument(
-        "--out", default="runs/comparison", help="folder or URL for comparison.json and .html"
-    )
+    parser.add_argument("--out", default="runs/comparison", help="folder or URL for comparison.json and .html")
     options = parser.parse_args(arguments)
     comparison = compare(_sources(options.reports))
     where = write_comparison(comparison, options.out)

@@ -56,7 +56,7 @@ class DataConfig(Settings):
     statuses: tuple[Literal["present", "uncertain", "absent"], ...] = Field(
         ("present", "uncertain", "absent"),
         min_length=1,
-        description="Which sentences of a study are its texts; one that has none of these keeps all of its own",
+        description="Which sentences of a study are its texts; one that has none of these is said to be normal",
     )
     views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = Field(("frontal",), min_length=1)
     intensity: Intensity = Field("voi", description="How stored values become [0, 1], see rayzero.studies.preprocess")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rayzero.config import DataConfig
-from rayzero.studies.examples import EXAMPLES, stacked, stacked_pixels, with_features
+from rayzero.studies.examples import EXAMPLES, examples_of, stacked, stacked_pixels, with_features
 from rayzero.studies.lake import open_lake, write_lake
 from rayzero.studies.loading import lake_source, read_examples
-from rayzero.studies.study import Image, Study, View
+from rayzero.studies.study import Image, Sentence, Study, View
 
 STUDY = DataConfig(input="study", intensity="minmax")
 
@@ -83,3 +84,19 @@ def test_features_can_keep_their_pixels(lake_url: str) -> None:
     np.testing.assert_array_equal(stacked(kept), features.astype(np.float32))
     np.testing.assert_array_equal(stacked_pixels(kept), stacked(examples))
     assert stacked_pixels(with_features(examples, features.astype(np.float32), keep_pixels=False)) is None
+
+
+def test_a_study_whose_statuses_are_left_out_is_said_to_be_normal() -> None:
+    edema = Sentence(text="There is edema", status="present", finding="edema")
+    hernia = Sentence(text="There is no hernia", status="absent", finding="hernia")
+    data = DataConfig(statuses=("present", "uncertain"))
+
+    def texts(*sentences: Sentence) -> list[str]:
+        one = replace(study("s", (image("a", "frontal", 50),)), sentences=sentences)
+        row: list[str] = examples_of([one], data, 64, lambda _: None).column("sentences").to_pylist()[0]
+        return row
+
+    assert texts(edema, hernia) == ["There is edema"]
+    # Its own "There is no hernia" would teach that hernia looks normal.
+    assert texts(hernia) == ["There is no acute cardiopulmonary abnormality"]
+    assert texts() == []

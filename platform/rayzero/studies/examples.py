@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayzero.config import Companion, DataConfig, Input
+from rayzero.reports.extraction.styles import NORMAL
 from rayzero.studies.preprocess import prepare
 from rayzero.studies.study import Image, Study, View
 from rayzero.studies.volume_preprocess import prepare_volume
@@ -133,7 +134,8 @@ def _stack(examples: pa.Table, data: str, shape: str) -> Array:
 
 def _texts(study: Study, data: DataConfig) -> list[str]:
     chosen = [sentence.text for sentence in study.sentences if sentence.status in data.statuses]
-    return chosen or [sentence.text for sentence in study.sentences]
+    # Not its own sentences of absence: "There is no edema" on normal studies alone teaches that edema looks normal.
+    return chosen or ([NORMAL.text] if study.sentences else [])
 
 
 def _example(
