@@ -6,14 +6,20 @@ it, and the caption's score gathers how well every word agrees with its weighted
     E = C W^T,  P = softmax_words(E),  A = softmax_patches(t1 P^T),  r_w = cos(W_w, (A C)_w)
     score = t3 log sum_w exp(t2 r_w)
 
-Captions are sorted by length and computed in tiles cut to their own longest, one image at a time; the backward pass
-recomputes a tile and needs the cosines and norms of the forward pass alone. A cosine's gradient is orthogonal to the
-weighted patch, so the softmax over patches needs no row sum on the way back.
+Captions are sorted by length and computed in tiles cut to their own longest, one image at a time, and the backward
+pass recomputes a tile. No weighted patch A C is ever formed: with the Gram matrix G = C C^T of an image,
+
+    W_w . (A C)_w = sum_s A_ws E_ws,   |(A C)_w|^2 = (A G A^T)_ww,
+
+so that forward and backward take two products of G and four of C or W for each tile, where the formula takes six of
+C or W. A cosine's gradient is orthogonal to the weighted patch, so the softmax over patches needs no row sum on the
+way back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -114,18 +120,34 @@ def _tiles(mask: Tensor, patches: int) -> Iterator[tuple[Tensor, int]]:
         start = stop
 
 
-def _attend(
-    words: Tensor, image: Tensor, padding: Tensor | None, t1: Tensor, kept: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """P^T and A (t, L, S) of one image: how each patch spreads over a caption's words, how each word attends."""
-    similarity = torch.matmul(words, image.T)
-    if padding is not None:
-        similarity.masked_fill_(padding, -torch.inf)
-    spread = similarity.softmax(dim=1)
-    logits = torch.mul(spread, t1, out=similarity)
-    if kept is not None:
-        logits.masked_fill_(~kept, -torch.inf)
-    return spread, logits.softmax(dim=-1)
+@dataclass(frozen=True)
+class _Tile:
+    """Captions (indices) with their words (t, L, D) up to the longest, and where these are padding (t, L, 1)."""
+
+    captions: Tensor
+    words: Tensor
+    padding: Tensor | None
+
+    @classmethod
+    def cut(cls, words: Tensor, mask: Tensor, captions: Tensor, length: int) -> _Tile:
+        kept = mask[captions, :length]
+        return cls(captions, words[captions, :length], None if bool(kept.all()) else ~kept.unsqueeze(-1))
+
+    def rows(self, values: Tensor) -> Tensor:
+        """The captions' rows of ``values`` (T, L'), as (t, L, 1)."""
+        return values[self.captions, : self.words.shape[1]].unsqueeze(-1)
+
+    def attend(self, image: Tensor, t1: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """E, P^T and A (t, L, S) of one image (S, D): E is 0 on padding."""
+        similarity = torch.matmul(self.words, image.T)
+        masked = similarity if self.padding is None else similarity.masked_fill(self.padding, -torch.inf)
+        spread = masked.softmax(dim=1)
+        if self.padding is not None:
+            similarity.masked_fill_(self.padding, 0.0)
+        logits = spread * t1
+        if kept is not None:
+            logits.masked_fill_(~kept, -torch.inf)
+        return similarity, spread, logits.softmax(dim=-1)
 
 
 class _WordCosines(torch.autograd.Function):
@@ -136,16 +158,19 @@ class _WordCosines(torch.autograd.Function):
         ctx: Any, patches: Tensor, words: Tensor, t1: Tensor, word_mask: Tensor, patch_mask: Tensor | None
     ) -> Tensor:
         cosines, norms = (patches.new_zeros((patches.shape[0], *word_mask.shape)) for _ in range(2))
-        for captions, length in _tiles(word_mask, patches.shape[1]):
-            tile, padding = _tile(words, word_mask, captions, length)
-            lengths = torch.linalg.vector_norm(tile, dim=-1)
-            for index, image in enumerate(patches):
-                _, attention = _attend(tile, image, padding, t1, None if patch_mask is None else patch_mask[index])
-                context = torch.matmul(attention, image)
-                norm = torch.linalg.vector_norm(context, dim=-1)
-                norms[index, captions, :length] = norm
-                floor = (norm * lengths).clamp_(min=_SMALLEST_NORM)
-                cosines[index, captions, :length] = context.mul_(tile).sum(dim=-1).div_(floor)
+        lengths = torch.linalg.vector_norm(words, dim=-1)
+        tiles = [_Tile.cut(words, word_mask, *tile) for tile in _tiles(word_mask, patches.shape[1])]
+        for index, image in enumerate(patches):
+            gram = image @ image.T
+            kept = None if patch_mask is None else patch_mask[index]
+            for tile in tiles:
+                similarity, _, attention = tile.attend(image, t1, kept)
+                # Rounding can leave the square of a norm a little below 0.
+                norm = torch.matmul(attention, gram).mul_(attention).sum(dim=-1, keepdim=True).clamp_(min=0.0).sqrt_()
+                dot = similarity.mul_(attention).sum(dim=-1, keepdim=True)
+                cosine = dot.div_((norm * tile.rows(lengths)).clamp_(min=_SMALLEST_NORM))
+                norms[index, tile.captions, : tile.words.shape[1]] = norm.squeeze(-1)
+                cosines[index, tile.captions, : tile.words.shape[1]] = cosine.squeeze(-1)
         cosines.masked_fill_(~word_mask, 0.0)
         ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines, norms)
         return cosines
@@ -155,33 +180,31 @@ class _WordCosines(torch.autograd.Function):
         patches, words, t1, word_mask, patch_mask, cosines, norms = ctx.saved_tensors
         grad_patches, grad_words, grad_t1 = torch.zeros_like(patches), torch.zeros_like(words), torch.zeros_like(t1)
         upstream = grads[0].masked_fill(~word_mask, 0.0)
-        for captions, length in _tiles(word_mask, patches.shape[1]):
-            tile, padding = _tile(words, word_mask, captions, length)
-            lengths = torch.linalg.vector_norm(tile, dim=-1, keepdim=True).clamp_(min=_SMALLEST_NORM)
-            unit, scaled = tile / lengths, (tile * t1).flatten(0, 1)
-            grad_tile = torch.zeros_like(tile)
-            for index, image in enumerate(patches):
-                spread, attention = _attend(tile, image, padding, t1, None if patch_mask is None else patch_mask[index])
-                norm = norms[index, captions, :length].unsqueeze(-1).clamp_(min=_SMALLEST_NORM)
-                cosine = cosines[index, captions, :length].unsqueeze(-1)
-                gradient = upstream[index, captions, :length].unsqueeze(-1)
-                direction = torch.matmul(attention, image).div_(norm)
-                # Of the cosine by the weighted patch, orthogonal to it: hence no row sum in the softmax's backward.
-                pull = torch.addcmul(unit, cosine, direction, value=-1.0).mul_(gradient / norm)
-                grad_tile.add_(direction.addcmul_(cosine, unit, value=-1.0).mul_(gradient / lengths))
-                slope = torch.matmul(pull, image.T).mul_(attention).mul_(spread)
+        lengths = torch.linalg.vector_norm(words, dim=-1).clamp_(min=_SMALLEST_NORM)
+        tiles = [_Tile.cut(words, word_mask, *tile) for tile in _tiles(word_mask, patches.shape[1])]
+        for index, image in enumerate(patches):
+            gram, turned = image @ image.T, image.new_zeros(len(image), len(image))
+            kept = None if patch_mask is None else patch_mask[index]
+            # With u = W / |W| and d = A C / |A C|: dr/d(A C) = (u - r d) / |A C|, dr/dW = (d - r u) / |W|.
+            norm = norms[index].clamp(min=_SMALLEST_NORM)
+            direct = upstream[index] / (norm * lengths)
+            radial = upstream[index] * cosines[index] / norm.square()
+            for tile in tiles:
+                similarity, spread, attention = tile.attend(image, t1, kept)
+                weighted = tile.rows(radial) * attention
+                turned.addmm_(weighted.flatten(0, 1).T, attention.flatten(0, 1))
+                # dr/dA = C dr/d(A C), and C u = E / |W|, C d = G A / |A C|.
+                slope = similarity.mul_(tile.rows(direct)).sub_(torch.matmul(attention, gram).mul_(tile.rows(radial)))
+                slope.mul_(attention).mul_(spread)
                 # Through the softmax over the words of a caption; both sums are of the same products.
                 through = slope.sum(dim=1, keepdim=True)
                 grad_t1 += through.sum()
-                slope.addcmul_(spread, through, value=-1.0)
-                grad_tile.flatten(0, 1).addmm_(slope.flatten(0, 1), image * t1)
-                grad_patches[index].addmm_(attention.flatten(0, 1).T, pull.flatten(0, 1))
-                grad_patches[index].addmm_(slope.flatten(0, 1).T, scaled)
-            grad_words[captions, :length] += grad_tile
+                slope.addcmul_(spread, through, value=-1.0).mul_(t1)
+                joined = slope.addcmul_(attention, tile.rows(direct)).flatten(0, 1)
+                tile_words = tile.words.flatten(0, 1)
+                grad_patches[index].addmm_(joined.T, tile_words)
+                grad_words[tile.captions, : tile.words.shape[1]] += (joined @ image).view_as(tile.words)
+            grad_patches[index].addmm_(turned, image, alpha=-1.0)
+        inward = (upstream * cosines).sum(dim=0) / lengths.square()
+        grad_words.addcmul_(words, inward.unsqueeze(-1), value=-1.0)
         return grad_patches, grad_words, grad_t1, None, None
-
-
-def _tile(words: Tensor, mask: Tensor, captions: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
-    """The captions' words up to ``length``, and where they are padding (t, L, 1); None where none is."""
-    kept = mask[captions, :length]
-    return words[captions, :length], None if bool(kept.all()) else ~kept.unsqueeze(-1)
