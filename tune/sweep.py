@@ -21,7 +21,7 @@ from jobs.command import connect, main, preset_config
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, override
 from rayzero.studies.lake import open_lake
-from rayzero.training.features import cache_root, training_source
+from rayzero.training.features import cache_root, training_sources
 from rayzero.training.run import pretrain
 from tune.report import SweepResult, Trial, write_report
 from tune.space import Space, load_space
@@ -140,9 +140,7 @@ def _warm_features(base: Config) -> None:
     """Fill the feature cache once, before trials would each fill it; trials that change its key make their own."""
     config = registry.resolve(base)
     if config.vision.cache_features:
-        lake = open_lake(config.data.lake)
-        for split in ("train", "validation"):
-            training_source(config, lake, split)  # type: ignore[arg-type]
+        training_sources(config, open_lake(config.data.lake), ["train", "validation"])
 
 
 def run(arguments: Sequence[str]) -> None:

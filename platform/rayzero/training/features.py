@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -34,19 +35,34 @@ _PREPARED = {
 }  # fmt: skip
 
 
-def training_source(config: Config, lake: Lake, split: Split) -> Source:
-    """What to stream for ``split``: cached features (made now if need be), or the lake itself."""
+def training_sources(config: Config, lake: Lake, splits: Sequence[Split]) -> dict[Split, Source]:
+    """What to stream for each of ``splits``: cached features (made now if need be), or the lake itself."""
     # Validation scores silent studies, too: their labels count.
-    source = lake_source(lake, split, config.data, config.vision.resolution, with_text=split == "train")
+    sources = {
+        split: lake_source(lake, split, config.data, config.vision.resolution, with_text=split == "train")
+        for split in splits
+    }
     if not config.vision.cache_features:
-        return source
-    folder = f"{cache_root(config)}/{cache_key(config, lake, split)}"
+        return sources
+    folders = {split: f"{cache_root(config)}/{cache_key(config, lake, split)}" for split in splits}
+    missing = {folder: sources[split] for split, folder in folders.items() if not _listing_exists(folder)}
+    if missing:
+        _encode(config, missing)
+    return {
+        split: Source(_listed(folder), split, config.data, config.vision.resolution, prepared=True)
+        for split, folder in folders.items()
+    }
+
+
+def _listing_exists(folder: str) -> bool:
     fs, root = open_url(folder)
-    if not fs.exists(f"{root}/cache.json"):
-        _encode(config, source, folder)
+    return bool(fs.exists(f"{root}/cache.json"))
+
+
+def _listed(folder: str) -> tuple[RowGroup, ...]:
+    fs, root = open_url(folder)
     listing = json.loads(fs.cat_file(f"{root}/cache.json"))
-    groups = tuple(RowGroup(**item) for item in listing["row_groups"])
-    return Source(groups, split, config.data, config.vision.resolution, prepared=True)
+    return tuple(RowGroup(**item) for item in listing["row_groups"])
 
 
 def cache_root(config: Config) -> str:
@@ -63,45 +79,52 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _encode(config: Config, source: Source, folder: str) -> None:
-    fs, root = open_url(folder)
-    fs.makedirs(root, exist_ok=True)
+def _encode(config: Config, sources: Mapping[str, Source]) -> None:
+    """Fill the cache folders of ``sources`` with one set of encoders: a small split takes less than loading one."""
+    for folder in sources:
+        fs, root = open_url(folder)
+        fs.makedirs(root, exist_ok=True)
+    work = [(folder, index) for folder, source in sources.items() for index in range(len(source.row_groups))]
     actors = max(1, int(ray.cluster_resources().get("GPU", 0)) or int(ray.cluster_resources().get("CPU", 1)))
-    ids = [{"id": index} for index in range(len(source.row_groups))]
-    dataset = ray.data.from_items(ids, override_num_blocks=len(ids)).map_batches(
+    items = [{"folder": folder, "id": index} for folder, index in work]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Encoder,
-        fn_constructor_args=(config, source, folder),
+        fn_constructor_args=(config, dict(sources)),
         batch_size=1,
         # From one actor up: inside a sweep trial most CPUs are taken, and a fixed pool would wait for ever.
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(source.row_groups))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(items))),
         num_gpus=1 if torch.cuda.is_available() else 0,
     )
     dataset.context.enable_progress_bars = False
-    total, done, start = sum(group.num_rows for group in source.row_groups), 0, time.monotonic()
-    written: dict[int, RowGroup] = {}
+    total = sum(source.num_rows for source in sources.values())
+    done, start = 0, time.monotonic()
+    written: dict[tuple[str, int], RowGroup] = {}
     for row in dataset.iter_rows():
         rows = int(row["num_rows"])
-        written[int(row["id"])] = RowGroup(path=str(row["path"]), index=0, num_rows=rows)
+        written[str(row["folder"]), int(row["id"])] = RowGroup(path=str(row["path"]), index=0, num_rows=rows)
         done += rows
         rate = done / (time.monotonic() - start)
-        print(f"features {source.split}: {done}/{total} images, {rate:.1f} images/s", flush=True)
-    listing = {"row_groups": [asdict(written[index]) for index in sorted(written)]}
-    fs.pipe_file(f"{root}/cache.json", json.dumps(listing).encode())
+        print(f"features: {done}/{total} images, {rate:.1f} images/s", flush=True)
+    for folder in sources:
+        listing = {"row_groups": [asdict(written[item]) for item in work if item[0] == folder]}
+        fs, root = open_url(folder)
+        fs.pipe_file(f"{root}/cache.json", json.dumps(listing).encode())
 
 
 class _Encoder:
     """Encodes row groups; one per actor, so that the encoder is loaded once."""
 
-    def __init__(self, config: Config, source: Source, folder: str) -> None:
+    def __init__(self, config: Config, sources: Mapping[str, Source]) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = build_vision(config.vision, config.data).to(self.device).eval()
         self.keep_pixels = registry.find_system(config).needs_pixels
-        self.config, self.source, self.folder = config, source, folder
+        self.config, self.sources = config, sources
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        index = int(batch["id"][0])
-        examples = read_examples(self.source, self.source.row_groups[index])
+        folder, index = str(batch["folder"][0]), int(batch["id"][0])
+        source = self.sources[folder]
+        examples = read_examples(source, source.row_groups[index])
         pixels = torch.from_numpy(stacked(examples))
         if self.config.data.input == "study":
             # Views of a study (B, V, 1, R, R) go through the encoder as radiographs; absent ones stay zero.
@@ -111,13 +134,18 @@ class _Encoder:
             features[present] = seen
         else:
             features = self._encode(pixels)
-        path = f"{self.folder}/part-{index:06d}.parquet"
+        path = f"{folder}/part-{index:06d}.parquet"
         fs, target = open_url(path)
         with fs.open(target, "wb") as file:
             pq.write_table(
                 with_features(examples, features.numpy(), keep_pixels=self.keep_pixels), file, compression="zstd"
             )
-        return {"id": np.array([index]), "path": np.array([path]), "num_rows": np.array([examples.num_rows])}
+        return {
+            "folder": np.array([folder]),
+            "id": np.array([index]),
+            "path": np.array([path]),
+            "num_rows": np.array([examples.num_rows]),
+        }
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.encoder(part.to(self.device)).half().cpu() for part in pixels.split(_ENCODE_BATCH)])

@@ -20,8 +20,9 @@ from rayzero.config import Config, ConfigError, dump_yaml, override, parse_confi
 from rayzero.storage import open_url
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
+from rayzero.studies.study import Split
 from rayzero.training.errors import TrainingError
-from rayzero.training.features import training_source
+from rayzero.training.features import training_sources
 from rayzero.training.loop import Job, train_worker
 from rayzero.training.timeline import Timeline
 
@@ -55,10 +56,12 @@ def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -
         raise LakeError(f"{lake.url}: training.schedule=plateau and training.early_stopping need a validation split")
     _check_same_run(config, lake)
     _check_resources(config)
+    splits: list[Split] = ["train", "validation"] if "validation" in lake.splits else ["train"]
+    sources = training_sources(config, lake, splits)
     job = Job(
         config=config,
-        train=training_source(config, lake, "train"),
-        validation=training_source(config, lake, "validation") if "validation" in lake.splits else None,
+        train=sources["train"],
+        validation=sources.get("validation"),
         log_dir=f"{run_folder(config)}/tensorboard",
     )
     _write_run_folder(config, lake)
