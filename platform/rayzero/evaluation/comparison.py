@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 from markupsafe import Markup
 
 from rayzero.evaluation import charts
 from rayzero.evaluation.errors import EvaluationError
-from rayzero.evaluation.report import headline_name, page_environment
+from rayzero.evaluation.report import headline_name, page_environment, write_pages
 from rayzero.storage import open_url
 
 # What makes studies, tasks and intervals the same.
@@ -85,15 +84,11 @@ def compare(sources: Mapping[str, str]) -> Comparison:
 
 def write_comparison(comparison: Comparison, url: str) -> str:
     """Write ``comparison.json`` and ``comparison.html`` into the folder ``url`` and return it."""
-    root = url.rstrip("/")
     files = {
         "comparison.json": json.dumps(comparison.to_json(), indent=2, allow_nan=False),
         "comparison.html": comparison.to_html(),
     }
-    for name, text in files.items():
-        with fsspec.open(f"{root}/{name}", "w", encoding="utf-8", auto_mkdir=True) as file:
-            file.write(text)
-    return root
+    return write_pages(url, files)
 
 
 def _read(url: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
@@ -15,6 +14,7 @@ from rayzero.evaluation.metrics.bootstrap import Estimate
 from rayzero.evaluation.metrics.retrieval import CUTOFFS
 from rayzero.evaluation.result import EvaluationResult
 from rayzero.evaluation.sections import DIRECTIONS
+from rayzero.storage import open_url
 
 _RETRIEVAL_EXAMPLES = 4
 
@@ -38,11 +38,16 @@ def write_report(
         "report.json": json.dumps(payload, indent=2, allow_nan=False),
         "report.html": render_html(result, overlays=overlays),
     }
-    root = url.rstrip("/")
+    return write_pages(url, files)
+
+
+def write_pages(url: str, files: Mapping[str, str]) -> str:
+    """Write ``files`` (text by name) into the folder ``url`` and return it. Raises ConfigError for a bad address."""
+    fs, root = open_url(url.rstrip("/"))
+    fs.makedirs(root, exist_ok=True)
     for name, text in files.items():
-        with fsspec.open(f"{root}/{name}", "w", encoding="utf-8", auto_mkdir=True) as file:
-            file.write(text)
-    return root
+        fs.pipe_file(f"{root}/{name}", text.encode())
+    return url.rstrip("/")
 
 
 def page_environment() -> Environment:
