@@ -8,6 +8,7 @@ import pytest
 
 from jobs.command import main
 from jobs.compare import run
+from rayzero.evaluation.comparison import chance_range
 
 
 def report(folder: Path, **changes: Any) -> str:
@@ -47,6 +48,11 @@ def test_reports_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixtur
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "2 systems on the same studies" in page
     assert "<b>hernia</b>" not in page
+
+
+def test_chance_differs_where_systems_read_other_images() -> None:
+    assert chance_range({"film": {"chance": 0.093}, "ct": {"chance": 0.022}, "none": None}) == "0.022 to 0.093"
+    assert chance_range({"film": {"chance": 0.5}, "ct": {"chance": 0.5}}) == "0.500"
 
 
 def test_what_cannot_be_compared_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

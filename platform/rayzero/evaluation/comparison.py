@@ -40,11 +40,10 @@ class Comparison:
         """The rows as a table of text."""
         labels = list(self.reports)
         width = max(20, *(len(label) + 2 for label in labels))
-        lines = [f"{'figure':<38}" + "".join(f"{label:>{width}}" for label in labels) + f"{'chance':>9}"]
+        lines = [f"{'figure':<38}" + "".join(f"{label:>{width}}" for label in labels) + "  chance"]
         for name, cells in self.rows.items():
-            chance = next(cell["chance"] for cell in cells.values() if cell)
             shown = "".join(f"{_cell(cells[label]):>{width}}" for label in labels)
-            lines.append(f"{headline_name(name):<38}{shown}{chance:>9.3f}")
+            lines.append(f"{headline_name(name):<38}{shown}  {chance_range(cells)}")
         return "\n".join(lines)
 
     def to_html(self) -> str:
@@ -60,8 +59,14 @@ class Comparison:
         return (
             page_environment()
             .get_template("comparison.html")
-            .render(comparison=self, first=first, names=names, chart=chart)
+            .render(comparison=self, first=first, names=names, chart=chart, chance_range=chance_range)
         )
+
+
+def chance_range(cells: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """The chance level of a figure, or from which to which where systems read images of different kinds."""
+    levels = sorted({f"{cell['chance']:.3f}" for cell in cells.values() if cell})
+    return levels[0] if len(levels) == 1 else f"{levels[0]} to {levels[-1]}"
 
 
 def compare(sources: Mapping[str, str]) -> Comparison:
