@@ -7,13 +7,8 @@ it, and the caption's score gathers how well every word agrees with its weighted
     score = t3 log sum_w exp(t2 r_w)
 
 Captions are sorted by length and computed in tiles cut to their own longest, one image at a time, and the backward
-pass recomputes a tile. No weighted patch A C is ever formed: with the Gram matrix G = C C^T of an image,
-
-    W_w . (A C)_w = sum_s A_ws E_ws,   |(A C)_w|^2 = (A G A^T)_ww,
-
-so that forward and backward take two products of G and four of C or W for each tile, where the formula takes six of
-C or W. A cosine's gradient is orthogonal to the weighted patch, so the softmax over patches needs no row sum on the
-way back.
+pass recomputes a tile. A cosine's gradient is orthogonal to the weighted patch, so the softmax over patches needs no
+row sum on the way back. What remains over (words, patches) are two softmaxes each way and four products after them.
 """
 
 from __future__ import annotations
@@ -106,8 +101,8 @@ def _check(patches: Tensor, words: Tensor, word_mask: Tensor, patch_mask: Tensor
             raise ValueError(f"row {empty} of {name} has no true entry: a text without words or an image without views")
 
 
-def _tiles(mask: Tensor, patches: int) -> Iterator[tuple[Tensor, int]]:
-    """Captions (indices, by length) and the words that the longest of them needs."""
+def _tiles(words: Tensor, mask: Tensor, patches: int) -> Iterator[_Tile]:
+    """The captions by length, as many to a tile as fit."""
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths, order = (mask * positions).amax(dim=1).sort()
     ends = lengths.tolist()
@@ -116,7 +111,7 @@ def _tiles(mask: Tensor, patches: int) -> Iterator[tuple[Tensor, int]]:
         stop = start + 1
         while stop < len(ends) and (stop + 1 - start) * ends[stop] * patches <= _TILE_ELEMENTS:
             stop += 1
-        yield order[start:stop], ends[stop - 1]
+        yield _Tile.cut(words, mask, order[start:stop], ends[stop - 1])
         start = stop
 
 
@@ -134,20 +129,20 @@ class _Tile:
         return cls(captions, words[captions, :length], None if bool(kept.all()) else ~kept.unsqueeze(-1))
 
     def rows(self, values: Tensor) -> Tensor:
-        """The captions' rows of ``values`` (T, L'), as (t, L, 1)."""
-        return values[self.captions, : self.words.shape[1]].unsqueeze(-1)
+        """The captions' rows of ``values`` (T, L'), as (t L, 1)."""
+        return values[self.captions, : self.words.shape[1]].reshape(-1, 1)
 
     def attend(self, image: Tensor, t1: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """E, P^T and A (t, L, S) of one image (S, D): E is 0 on padding."""
+        """P^T (t, L, S), A (t, L, S) and the weighted patches A C (t L, D) of one image (S, D)."""
         similarity = torch.matmul(self.words, image.T)
-        masked = similarity if self.padding is None else similarity.masked_fill(self.padding, -torch.inf)
-        spread = masked.softmax(dim=1)
         if self.padding is not None:
-            similarity.masked_fill_(self.padding, 0.0)
+            similarity.masked_fill_(self.padding, -torch.inf)
+        spread = similarity.softmax(dim=1)
         logits = spread * t1
         if kept is not None:
             logits.masked_fill_(~kept, -torch.inf)
-        return similarity, spread, logits.softmax(dim=-1)
+        attention = logits.softmax(dim=-1)
+        return spread, attention, attention.flatten(0, 1) @ image
 
 
 class _WordCosines(torch.autograd.Function):
@@ -157,54 +152,47 @@ class _WordCosines(torch.autograd.Function):
     def forward(
         ctx: Any, patches: Tensor, words: Tensor, t1: Tensor, word_mask: Tensor, patch_mask: Tensor | None
     ) -> Tensor:
-        cosines, norms = (patches.new_zeros((patches.shape[0], *word_mask.shape)) for _ in range(2))
+        cosines = patches.new_zeros((patches.shape[0], *word_mask.shape))
         lengths = torch.linalg.vector_norm(words, dim=-1)
-        tiles = [_Tile.cut(words, word_mask, *tile) for tile in _tiles(word_mask, patches.shape[1])]
-        for index, image in enumerate(patches):
-            gram = image @ image.T
-            kept = None if patch_mask is None else patch_mask[index]
-            for tile in tiles:
-                similarity, _, attention = tile.attend(image, t1, kept)
-                # Rounding can leave the square of a norm a little below 0.
-                norm = torch.matmul(attention, gram).mul_(attention).sum(dim=-1, keepdim=True).clamp_(min=0.0).sqrt_()
-                dot = similarity.mul_(attention).sum(dim=-1, keepdim=True)
-                cosine = dot.div_((norm * tile.rows(lengths)).clamp_(min=_SMALLEST_NORM))
-                norms[index, tile.captions, : tile.words.shape[1]] = norm.squeeze(-1)
-                cosines[index, tile.captions, : tile.words.shape[1]] = cosine.squeeze(-1)
+        for tile in _tiles(words, word_mask, patches.shape[1]):
+            flat, length = tile.words.flatten(0, 1), tile.rows(lengths)
+            for index, image in enumerate(patches):
+                _, _, weighted = tile.attend(image, t1, None if patch_mask is None else patch_mask[index])
+                norm = torch.linalg.vector_norm(weighted, dim=-1, keepdim=True)
+                cosine = (weighted * flat).sum(dim=-1, keepdim=True) / (norm * length).clamp_(min=_SMALLEST_NORM)
+                cosines[index, tile.captions, : tile.words.shape[1]] = cosine.view(tile.words.shape[:2])
         cosines.masked_fill_(~word_mask, 0.0)
-        ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines, norms)
+        ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines)
         return cosines
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        patches, words, t1, word_mask, patch_mask, cosines, norms = ctx.saved_tensors
+        patches, words, t1, word_mask, patch_mask, cosines = ctx.saved_tensors
         grad_patches, grad_words, grad_t1 = torch.zeros_like(patches), torch.zeros_like(words), torch.zeros_like(t1)
         upstream = grads[0].masked_fill(~word_mask, 0.0)
         lengths = torch.linalg.vector_norm(words, dim=-1).clamp_(min=_SMALLEST_NORM)
-        tiles = [_Tile.cut(words, word_mask, *tile) for tile in _tiles(word_mask, patches.shape[1])]
-        for index, image in enumerate(patches):
-            gram, turned = image @ image.T, image.new_zeros(len(image), len(image))
-            kept = None if patch_mask is None else patch_mask[index]
-            # With u = W / |W| and d = A C / |A C|: dr/d(A C) = (u - r d) / |A C|, dr/dW = (d - r u) / |W|.
-            norm = norms[index].clamp(min=_SMALLEST_NORM)
-            direct = upstream[index] / (norm * lengths)
-            radial = upstream[index] * cosines[index] / norm.square()
-            for tile in tiles:
-                similarity, spread, attention = tile.attend(image, t1, kept)
-                weighted = tile.rows(radial) * attention
-                turned.addmm_(weighted.flatten(0, 1).T, attention.flatten(0, 1))
-                # dr/dA = C dr/d(A C), and C u = E / |W|, C d = G A / |A C|.
-                slope = similarity.mul_(tile.rows(direct)).sub_(torch.matmul(attention, gram).mul_(tile.rows(radial)))
+        for tile in _tiles(words, word_mask, patches.shape[1]):
+            flat, length = tile.words.flatten(0, 1), tile.rows(lengths)
+            grad_tile = torch.zeros_like(flat)
+            for index, image in enumerate(patches):
+                spread, attention, weighted = tile.attend(image, t1, None if patch_mask is None else patch_mask[index])
+                # With u = W / |W| and d = A C / |A C|: dr/d(A C) = (u - r d) / |A C|, dr/dW = (d - r u) / |W|.
+                norm = torch.linalg.vector_norm(weighted, dim=-1, keepdim=True).clamp_(min=_SMALLEST_NORM)
+                given = tile.rows(upstream[index])
+                direct = given / (norm * length)
+                inward = given * tile.rows(cosines[index]) / norm.square()
+                grad_weighted = torch.addcmul(direct * flat, inward, weighted, value=-1.0)
+                grad_tile.addcmul_(direct, weighted)
+                # Through the softmaxes over patches and over words; their scale t1 is carried by the smaller factor.
+                slope = torch.matmul(grad_weighted * t1, image.T).view_as(attention)
                 slope.mul_(attention).mul_(spread)
-                # Through the softmax over the words of a caption; both sums are of the same products.
                 through = slope.sum(dim=1, keepdim=True)
                 grad_t1 += through.sum()
-                slope.addcmul_(spread, through, value=-1.0).mul_(t1)
-                joined = slope.addcmul_(attention, tile.rows(direct)).flatten(0, 1)
-                tile_words = tile.words.flatten(0, 1)
-                grad_patches[index].addmm_(joined.T, tile_words)
-                grad_words[tile.captions, : tile.words.shape[1]] += (joined @ image).view_as(tile.words)
-            grad_patches[index].addmm_(turned, image, alpha=-1.0)
-        inward = (upstream * cosines).sum(dim=0) / lengths.square()
-        grad_words.addcmul_(words, inward.unsqueeze(-1), value=-1.0)
-        return grad_patches, grad_words, grad_t1, None, None
+                slope.addcmul_(spread, through, value=-1.0)
+                joined = slope.flatten(0, 1)
+                grad_tile.addmm_(joined, image)
+                grad_patches[index].addmm_(joined.T, flat).addmm_(attention.flatten(0, 1).T, grad_weighted)
+            grad_words[tile.captions, : tile.words.shape[1]] = grad_tile.view_as(tile.words)
+        radial = (upstream * cosines).sum(dim=0) / lengths.square()
+        grad_words.addcmul_(words, radial.unsqueeze(-1), value=-1.0)
+        return grad_patches, grad_words, grad_t1 / t1, None, None
