@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 # Elements of one (captions, words, patches) tile: a few tiles fit in a processor's cache.
-_TILE_ELEMENTS = 1 << 17
+_TILE_ELEMENTS = 1 << 18
 _SMALLEST_NORM = 1e-8
 
 
@@ -117,32 +117,41 @@ def _tiles(words: Tensor, mask: Tensor, patches: int) -> Iterator[_Tile]:
 
 @dataclass(frozen=True)
 class _Tile:
-    """Captions (indices) with their words (t, L, D) up to the longest, and where these are padding (t, L, 1)."""
+    """Captions (indices), their words (t, L, D) up to the longest, and the same with their ``_bias`` (t L, D + 1)."""
 
     captions: Tensor
     words: Tensor
-    padding: Tensor | None
+    biased: Tensor
 
     @classmethod
     def cut(cls, words: Tensor, mask: Tensor, captions: Tensor, length: int) -> _Tile:
-        kept = mask[captions, :length]
-        return cls(captions, words[captions, :length], None if bool(kept.all()) else ~kept.unsqueeze(-1))
+        cut = words[captions, :length]
+        return cls(captions, cut, _with_column(cut, _bias(mask[captions, :length], cut)).flatten(0, 1))
 
     def rows(self, values: Tensor) -> Tensor:
-        """The captions' rows of ``values`` (T, L'), as (t L, 1)."""
-        return values[self.captions, : self.words.shape[1]].reshape(-1, 1)
+        """The captions' entries of ``values`` (B, T, L'), as (B, t L, 1)."""
+        return values[:, self.captions, : self.words.shape[1]].flatten(1).unsqueeze(-1)
 
-    def attend(self, image: Tensor, t1: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """P^T (t, L, S), A (t, L, S) and the weighted patches A C (t L, D) of one image (S, D)."""
-        similarity = torch.matmul(self.words, image.T)
-        if self.padding is not None:
-            similarity.masked_fill_(self.padding, -torch.inf)
-        spread = similarity.softmax(dim=1)
+    def attend(self, image: Tensor, biased: Tensor, t1: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """P^T (t, L, S), A (t, L, S) and the weighted patches A C (t L, D) of one ``image`` (S, D).
+
+        ``biased`` (S, D + 1) is the image and a column of ones.
+        """
+        spread = (self.biased @ biased.T).view(*self.words.shape[:2], -1).softmax(dim=1)
         logits = spread * t1
         if kept is not None:
             logits.masked_fill_(~kept, -torch.inf)
         attention = logits.softmax(dim=-1)
         return spread, attention, attention.flatten(0, 1) @ image
+
+
+def _bias(mask: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, -torch.inf)
+
+
+def _with_column(rows: Tensor, column: Tensor) -> Tensor:
+    """``rows`` (..., D) and one more entry each: a product with it masks on the way, without a pass of its own."""
+    return torch.cat([rows, column.unsqueeze(-1)], dim=-1)
 
 
 class _WordCosines(torch.autograd.Function):
@@ -152,40 +161,39 @@ class _WordCosines(torch.autograd.Function):
     def forward(
         ctx: Any, patches: Tensor, words: Tensor, t1: Tensor, word_mask: Tensor, patch_mask: Tensor | None
     ) -> Tensor:
-        cosines = patches.new_zeros((patches.shape[0], *word_mask.shape))
-        lengths = torch.linalg.vector_norm(words, dim=-1)
+        dots, norms = (patches.new_zeros((patches.shape[0], *word_mask.shape)) for _ in range(2))
+        biased = _with_column(patches, patches.new_ones(patches.shape[:2]))
         for tile in _tiles(words, word_mask, patches.shape[1]):
-            flat, length = tile.words.flatten(0, 1), tile.rows(lengths)
+            flat, shape = tile.words.flatten(0, 1), tile.words.shape[:2]
             for index, image in enumerate(patches):
-                _, _, weighted = tile.attend(image, t1, None if patch_mask is None else patch_mask[index])
-                norm = torch.linalg.vector_norm(weighted, dim=-1, keepdim=True)
-                cosine = (weighted * flat).sum(dim=-1, keepdim=True) / (norm * length).clamp_(min=_SMALLEST_NORM)
-                cosines[index, tile.captions, : tile.words.shape[1]] = cosine.view(tile.words.shape[:2])
-        cosines.masked_fill_(~word_mask, 0.0)
-        ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines)
+                kept = None if patch_mask is None else patch_mask[index]
+                _, _, weighted = tile.attend(image, biased[index], t1, kept)
+                norms[index, tile.captions, : shape[1]] = torch.linalg.vector_norm(weighted, dim=-1).view(shape)
+                dots[index, tile.captions, : shape[1]] = weighted.mul_(flat).sum(dim=-1).view(shape)
+        lengths = torch.linalg.vector_norm(words, dim=-1)
+        cosines = dots.div_((norms * lengths).clamp_(min=_SMALLEST_NORM)).masked_fill_(~word_mask, 0.0)
+        ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines, norms)
         return cosines
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        patches, words, t1, word_mask, patch_mask, cosines = ctx.saved_tensors
+        patches, words, t1, word_mask, patch_mask, cosines, norms = ctx.saved_tensors
         grad_patches, grad_words, grad_t1 = torch.zeros_like(patches), torch.zeros_like(words), torch.zeros_like(t1)
-        upstream = grads[0].masked_fill(~word_mask, 0.0)
         lengths = torch.linalg.vector_norm(words, dim=-1).clamp_(min=_SMALLEST_NORM)
+        upstream, norms = grads[0].masked_fill(~word_mask, 0.0), norms.clamp(min=_SMALLEST_NORM)
+        # With u = W / |W| and d = A C / |A C|: dr/d(A C) = (u - r d) / |A C|, dr/dW = (d - r u) / |W|.
+        direct, inward = upstream / (norms * lengths), upstream * cosines / norms.square()
+        biased, scaled = _with_column(patches, patches.new_ones(patches.shape[:2])), patches * t1
         for tile in _tiles(words, word_mask, patches.shape[1]):
-            flat, length = tile.words.flatten(0, 1), tile.rows(lengths)
+            flat, tile_direct, tile_inward = tile.words.flatten(0, 1), tile.rows(direct), tile.rows(inward)
             grad_tile = torch.zeros_like(flat)
             for index, image in enumerate(patches):
-                spread, attention, weighted = tile.attend(image, t1, None if patch_mask is None else patch_mask[index])
-                # With u = W / |W| and d = A C / |A C|: dr/d(A C) = (u - r d) / |A C|, dr/dW = (d - r u) / |W|.
-                norm = torch.linalg.vector_norm(weighted, dim=-1, keepdim=True).clamp_(min=_SMALLEST_NORM)
-                given = tile.rows(upstream[index])
-                direct = given / (norm * length)
-                inward = given * tile.rows(cosines[index]) / norm.square()
-                grad_weighted = torch.addcmul(direct * flat, inward, weighted, value=-1.0)
-                grad_tile.addcmul_(direct, weighted)
-                # Through the softmaxes over patches and over words; their scale t1 is carried by the smaller factor.
-                slope = torch.matmul(grad_weighted * t1, image.T).view_as(attention)
-                slope.mul_(attention).mul_(spread)
+                kept = None if patch_mask is None else patch_mask[index]
+                spread, attention, weighted = tile.attend(image, biased[index], t1, kept)
+                grad_tile.addcmul_(tile_direct[index], weighted)
+                grad_weighted = weighted.mul_(-tile_inward[index]).addcmul_(tile_direct[index], flat)
+                # Through the softmaxes over patches and over words; their scale t1 is in the smaller factor.
+                slope = torch.matmul(grad_weighted, scaled[index].T).view_as(attention).mul_(attention).mul_(spread)
                 through = slope.sum(dim=1, keepdim=True)
                 grad_t1 += through.sum()
                 slope.addcmul_(spread, through, value=-1.0)
