@@ -1,0 +1,1 @@
+"""What carries the platform from a laptop to a cluster: local cluster mode, manifests, images, dashboards."""

@@ -1,0 +1,158 @@
+"""The command line and the environment of each component of a local cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.local.errors import ClusterError
+from infra.local.settings import Settings
+
+BIN = Path(sys.executable).parent
+
+# Debian packages of the programs that pip cannot install.
+_PACKAGES = {"prometheus": "prometheus", "redis-server": "redis-server"}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A process to start, and the URLs (or host:port) at which it answers once all of it is up."""
+
+    name: str
+    command: list[str]
+    answers_at: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def components(settings: Settings) -> list[Component]:
+    """All components, in the order in which they start."""
+    workers = [_worker(settings, index) for index in range(1, settings.network.workers + 1)]
+    pages = [_prometheus(settings), _tensorboard(settings), _optuna(settings)]
+    return [*([_redis(settings)] if settings.redis else []), _head(settings), *workers, *pages]
+
+
+def check_programs(redis: bool) -> None:
+    """Raises ClusterError when a program is missing, naming its package."""
+    for program in ["prometheus", *(["redis-server"] if redis else [])]:
+        if shutil.which(program) is None:
+            raise ClusterError(
+                f"{program} is missing: sudo apt-get install --no-install-recommends {_PACKAGES[program]}"
+            )
+
+
+def client_environment(settings: Settings) -> dict[str, str]:
+    """What a client of the cluster needs in its environment."""
+    return {
+        "RAY_ADDRESS": settings.dashboard,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(settings.token_file),
+    }
+
+
+def _base() -> dict[str, str]:
+    """This process's environment without what would lead to another cluster, or past the token file."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _ray(settings: Settings, index: int) -> dict[str, str]:
+    """The environment of node ``index``; 0 is the head."""
+    environment = {
+        **_base(),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(settings.token_file),
+        "RAY_PROMETHEUS_HOST": f"http://127.0.0.1:{settings.ports['prometheus']}",
+        # Gloo asks the machine's host name, which is the same in every namespace.
+        "GLOO_SOCKET_IFNAME": settings.network.interface(index),
+    }
+    if settings.redis:
+        environment |= {
+            "RAY_REDIS_ADDRESS": f"127.0.0.1:{settings.ports['redis']}",
+            # Without a namespace of its own in Redis, the next cluster there would take over this one's state.
+            "RAY_external_storage_namespace": settings.mark,
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+        }
+    return environment
+
+
+def _head(settings: Settings) -> Component:
+    ports = settings.ports
+    command = [
+        *[str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"],
+        *["--node-ip-address", settings.network.head, "--port", str(ports["gcs"])],
+        *["--dashboard-host", settings.network.head, "--dashboard-port", str(ports["dashboard"])],
+        *["--dashboard-agent-listen-port", str(ports["agent"]), "--ray-client-server-port", str(ports["client"])],
+        # As on Kubernetes: the head runs drivers, the workers run tasks and actors.
+        *["--num-cpus", "0", "--num-gpus", "0", "--temp-dir", str(settings.temp), *_memory(settings)],
+    ]
+    if settings.redis:
+        command += ["--redis-password", (settings.folder / "redis-password").read_text()]
+    answers_at = [f"{settings.dashboard}/api/version", _health(settings.network.head, ports["agent"])]
+    return Component("head", command, answers_at, _ray(settings, 0))
+
+
+def _worker(settings: Settings, index: int) -> Component:
+    agent = settings.ports["agent"] + (index if settings.network.kind == "loopback" else 0)
+    address = settings.network.worker(index)
+    gpus = gpus_of(index, settings.network.workers)
+    command = [
+        *[*settings.network.enter(index), str(BIN / "ray"), "start", "--block", "--disable-usage-stats"],
+        *["--address", settings.gcs, "--node-ip-address", address, "--dashboard-agent-listen-port", str(agent)],
+        *["--num-cpus", str(settings.cpus), "--num-gpus", str(len(gpus)), *_memory(settings)],
+    ]
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    return Component(f"worker-{index}", command, [_health(address, agent)], _ray(settings, index) | visible)
+
+
+def _health(address: str, agent: int) -> str:
+    """Where a node's agent says whether its raylet lives."""
+    return f"http://{address}:{agent}/api/local_raylet_healthz"
+
+
+def gpus_of(index: int, workers: int) -> list[str]:
+    """The GPUs of this machine that worker ``index`` (from 1) of ``workers`` gets: each to one of them."""
+    every = sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+    return every[index - 1 :: workers]
+
+
+def _memory(settings: Settings) -> list[str]:
+    """Nodes share one machine: together their object stores take the share that Ray gives to one."""
+    room = min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), shutil.disk_usage("/dev/shm").total)
+    each = int(0.3 * room / (settings.network.workers + 1))
+    return ["--object-store-memory", str(max(each, 100 * 2**20))]
+
+
+def _redis(settings: Settings) -> Component:
+    # The configuration, with the password, goes by file: command lines are public on a machine.
+    command = ["redis-server", str(settings.folder / "redis.conf")]
+    return Component("redis", command, [f"127.0.0.1:{settings.ports['redis']}"], _base())
+
+
+def _prometheus(settings: Settings) -> Component:
+    address = f"127.0.0.1:{settings.ports['prometheus']}"
+    command = [
+        *["prometheus", "--config.file", str(settings.folder / "prometheus.yaml"), f"--web.listen-address={address}"],
+        *["--storage.tsdb.path", str(settings.folder / "prometheus"), "--storage.tsdb.retention.time=7d"],
+    ]
+    return Component("prometheus", command, [f"http://{address}/-/ready"], _base())
+
+
+def _tensorboard(settings: Settings) -> Component:
+    port = str(settings.ports["tensorboard"])
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(settings.runs), "--host", "127.0.0.1"]
+    return Component("tensorboard", [*command, "--port", port], [f"http://127.0.0.1:{port}/"], _base())
+
+
+def _optuna(settings: Settings) -> Component:
+    port = str(settings.ports["optuna"])
+    command = [str(BIN / "optuna-dashboard"), f"sqlite:///{newest_study(settings)}", "--host", "127.0.0.1"]
+    return Component("optuna", [*command, "--port", port], [f"http://127.0.0.1:{port}/dashboard"], _base())
+
+
+def newest_study(settings: Settings) -> Path:
+    """The database of the newest sweep in the runs folder; before the first one, an empty one."""
+    found = sorted(settings.runs.glob("**/sweeps/*/optuna.db"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else settings.folder / "optuna.db"

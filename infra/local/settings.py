@@ -1,0 +1,82 @@
+"""What a local cluster is told, and what it remembers in its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.local.errors import ClusterError
+from infra.local.network import Network
+
+# Preferred ports; the next free one is taken where another program has it.
+PORTS = {
+    "gcs": 6379,
+    "dashboard": 8265,
+    "agent": 52365,
+    "client": 10001,
+    "prometheus": 9090,
+    "tensorboard": 6006,
+    "optuna": 8080,
+    "redis": 6400,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A cluster that is up, or being started.
+
+    ``folder`` keeps its state, token, logs and metrics; ``temp`` Ray's session (a short path, because sockets lie
+    below it); ``runs`` is what TensorBoard and the Optuna dashboard show.
+    """
+
+    folder: Path
+    temp: Path
+    runs: Path
+    mark: str
+    network: Network
+    ports: dict[str, int]
+    cpus: int
+    redis: bool
+
+    @property
+    def dashboard(self) -> str:
+        """Where jobs are submitted."""
+        return f"http://{self.network.head}:{self.ports['dashboard']}"
+
+    @property
+    def gcs(self) -> str:
+        """What nodes join."""
+        return f"{self.network.head}:{self.ports['gcs']}"
+
+    @property
+    def token_file(self) -> Path:
+        """The token that every request to the cluster must carry."""
+        return self.folder / "token"
+
+    def save(self) -> None:
+        """Remember the cluster, readable by this user alone."""
+        state = {**asdict(self), "folder": str(self.folder), "temp": str(self.temp), "runs": str(self.runs)}
+        write_private(self.folder / "cluster.json", json.dumps(state, indent=2))
+
+
+def load(folder: Path) -> Settings | None:
+    """The cluster that ``folder`` remembers, if any. Raises ClusterError when its file is damaged."""
+    path = folder / "cluster.json"
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+        state |= {name: Path(state[name]) for name in ("folder", "temp", "runs")}
+        return Settings(**{**state, "network": Network(**state["network"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClusterError(f"{path} is damaged ({error!r}); end its processes, then delete the file") from None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user may read, whatever was there before."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
