@@ -193,7 +193,8 @@ def _await(settings: Settings, component: Component, process: Popen[bytes]) -> N
             raise ClusterError(f"{component.name} ended with code {process.returncode}; {log} says:\n{_tail(log)}")
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{component.name} did not answer at {', '.join(component.answers_at)} within {_SECONDS_TO_START:.0f} s; "
+                f"{component.name} did not answer at {', '.join(component.answers_at)} within "
+                f"{_SECONDS_TO_START:.0f} s; "
                 f"{log} says:\n{_tail(log)}"
             )
         time.sleep(0.3)

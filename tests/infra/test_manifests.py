@@ -1,0 +1,223 @@
+"""Every overlay builds with kubectl, and what comes out is what Kubernetes and KubeRay accept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from rayzero.config import load_config
+from serve.settings import AppArgs
+
+ROOT = Path(__file__).parents[2]
+KUBECTL = Path(sys.executable).parent / "kubectl"
+OVERLAYS = ROOT / "infra" / "kubernetes" / "overlays"
+# KubeRay's own definitions of its resources (v1.7), which are not part of this repository.
+DEFINITIONS = ROOT.parent / "shared" / "data" / "kuberay"
+NAMES = sorted(path.name for path in OVERLAYS.iterdir())
+
+
+@cache
+def built(overlay: str) -> list[dict[str, Any]]:
+    done = subprocess.run([KUBECTL, "kustomize", OVERLAYS / overlay], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def named(overlay: str, kind: str, name: str = "") -> dict[str, Any]:
+    found = [
+        r for r in built(overlay) if r["kind"] == kind and r["metadata"]["name"] == (name or r["metadata"]["name"])
+    ]
+    assert len(found) == 1, (overlay, kind, name)
+    return found[0]
+
+
+@cache
+def ray_schema(kind: str) -> dict[str, Any]:
+    """The v1 schema of a Ray resource, closed: a field that it does not know is an error, as with strict validation."""
+    if not DEFINITIONS.is_dir():
+        pytest.skip(f"KubeRay's definitions are not at {DEFINITIONS}: Ray resources are not validated")
+    text = (DEFINITIONS / f"ray.io_{kind.lower()}s.yaml").read_text()
+    definition = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    versions = {each["name"]: each["schema"]["openAPIV3Schema"] for each in definition["spec"]["versions"]}
+    return closed(versions["v1"], top=True)
+
+
+def closed(schema: Any, *, top: bool = False) -> Any:
+    """``schema`` with unknown fields forbidden and Kubernetes' integers-or-strings as JSON Schema says them."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: closed(value) for key, value in schema.items() if key != "properties"}
+    if "properties" in schema:
+        result["properties"] = {name: closed(value) for name, value in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            result.setdefault("additionalProperties", False)
+        if top:
+            result["properties"]["metadata"] = {"type": "object"}
+    if schema.get("x-kubernetes-int-or-string"):
+        result["type"] = ["integer", "string"]
+        result.pop("anyOf", None)
+    return result
+
+
+def pod_templates(node: Any) -> Iterator[dict[str, Any]]:
+    """The spec of every pod within a resource."""
+    if isinstance(node, dict):
+        if "containers" in node:
+            yield node
+        for value in node.values():
+            yield from pod_templates(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from pod_templates(value)
+
+
+@pytest.mark.parametrize("overlay", NAMES)
+def test_kubernetes_accepts_the_core_resources(overlay: str) -> None:
+    core = [resource for resource in built(overlay) if not resource["apiVersion"].startswith("ray.io/")]
+    assert {"ConfigMap", "Deployment", "NetworkPolicy"} <= {resource["kind"] for resource in core}
+    for resource in core:
+        kubernetes_validate.validate(resource, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("overlay", NAMES)
+def test_kuberay_accepts_the_ray_resources(overlay: str) -> None:
+    resources = [resource for resource in built(overlay) if resource["apiVersion"] == "ray.io/v1"]
+    assert sorted(r["metadata"]["name"] for r in resources) == ["evaluate", "pretrain", "rayzero", "serve", "sweep"]
+    for resource in resources:
+        errors = [
+            f"{'/'.join(map(str, error.absolute_path))}: {error.message}"
+            for error in jsonschema.Draft7Validator(ray_schema(resource["kind"])).iter_errors(resource)
+        ]
+        assert not errors, (resource["metadata"]["name"], errors)
+
+
+def test_the_schema_check_finds_a_misspelt_field() -> None:
+    resource = deepcopy(named("gpu", "RayJob", "pretrain"))
+    resource["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="minReplica"):
+        jsonschema.Draft7Validator(ray_schema("RayJob")).validate(resource)
+
+
+@pytest.mark.parametrize("overlay", NAMES)
+def test_jobs_and_service_run_on_the_cluster_s_own_spec(overlay: str) -> None:
+    cluster = named(overlay, "RayCluster")["spec"]
+    pretrain = named(overlay, "RayJob", "pretrain")["spec"]["rayClusterSpec"]
+    assert pretrain == {key: value for key, value in cluster.items() if key != "gcsFaultToleranceOptions"}
+    service = deepcopy(named(overlay, "RayService")["spec"]["rayClusterConfig"])
+    for group in (service["headGroupSpec"], *service["workerGroupSpecs"]):
+        env = group["template"]["spec"]["containers"][0]["env"]
+        assert env.pop()["valueFrom"]["secretKeyRef"] == {"name": "rayzero-api", "key": "token"}
+    assert service == cluster
+
+
+@pytest.mark.parametrize("overlay", NAMES)
+def test_every_cluster_asks_for_a_token_and_runs_the_locked_ray(overlay: str) -> None:
+    for cluster in clusters(overlay):
+        assert cluster["authOptions"]["mode"] == "token"
+        assert cluster["rayVersion"] == version("ray")
+
+
+@pytest.mark.parametrize("overlay", NAMES)
+def test_pods_meet_the_restricted_standard_and_carry_no_secret(overlay: str) -> None:
+    pods = list(pod_templates(built(overlay)))
+    assert len(pods) == 11
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            # An image that is not the overlay's would be pulled from somebody else's registry.
+            assert container["image"] == ("rayzero:cpu" if overlay == "cpu-dev" else "rayzero:cuda")
+            assert container["resources"]["limits"]["memory"]
+            secret = [
+                e["name"] for e in container["env"] if "value" in e and ("TOKEN" in e["name"] or "KEY" in e["name"])
+            ]
+            assert secret in ([], ["TOKENIZERS_PARALLELISM"])
+    assert not [resource for resource in built(overlay) if resource["kind"] == "Secret"]
+
+
+def test_nothing_passes_the_network_but_what_is_allowed() -> None:
+    policies = {r["metadata"]["name"]: r["spec"] for r in built("gpu") if r["kind"] == "NetworkPolicy"}
+    everything = policies["nothing-else"]
+    assert everything["podSelector"] == {}
+    assert not {"ingress", "egress"} & set(everything)
+    dashboard = [
+        name
+        for name, policy in policies.items()
+        for rule in policy.get("ingress", [])
+        if any(port["port"] == 8265 for port in rule.get("ports", []))
+    ]
+    assert dashboard == ["operator-to-dashboard"]
+    (beyond,) = [
+        peer["ipBlock"]
+        for policy in policies.values()
+        for rule in policy.get("egress", [])
+        for peer in rule["to"]
+        if "ipBlock" in peer
+    ]
+    # A pod that reaches the cloud's metadata service takes on the role of its node.
+    assert beyond["except"] == ["169.254.0.0/16"]
+
+
+def test_spot_workers_may_go_and_the_head_may_not() -> None:
+    for cluster in clusters("spot"):
+        head = cluster["headGroupSpec"]["template"]["spec"]
+        worker = cluster["workerGroupSpecs"][0]["template"]["spec"]
+        assert head["nodeSelector"] == {"karpenter.sh/capacity-type": "on-demand"}
+        assert worker["nodeSelector"] == {"karpenter.sh/capacity-type": "spot"}
+        # A cloud gives two minutes.
+        assert worker["terminationGracePeriodSeconds"] < 120
+    assert "training.max_failures=50" in named("spot", "RayJob", "pretrain")["spec"]["entrypoint"]
+
+
+def test_redis_keeps_the_state_of_what_outlives_its_head() -> None:
+    (service,) = [named("external-redis", "RayService")["spec"]["rayClusterConfig"]]
+    options = service["gcsFaultToleranceOptions"]
+    assert options["backend"] == "redis"
+    assert options["redisPassword"]["valueFrom"]["secretKeyRef"]["name"] == "rayzero-redis"
+    assert "gcsFaultToleranceOptions" not in named("external-redis", "RayJob", "pretrain")["spec"]["rayClusterSpec"]
+
+
+@pytest.mark.parametrize("overlay", NAMES)
+def test_what_pods_run_exists(overlay: str) -> None:
+    """Modules, presets, settings and spaces of the jobs' commands, and the arguments of the server."""
+    for name in ("pretrain", "sweep", "evaluate"):
+        words = named(overlay, "RayJob", name)["spec"]["entrypoint"].split()
+        assert words[:3] == ["exec", "python", "-m"]
+        assert (ROOT / f"{words[3].replace('.', '/')}.py").is_file()
+        options = dict(zip(words[4::2], words[5::2], strict=False))
+        settings = [word for word in words[4:] if "=" in word]
+        preset = ROOT / "jobs" / "presets" / f"{options.get('--preset', 'radzero')}.yaml"
+        load_config(preset, settings)
+        if name == "sweep":
+            assert (ROOT / options["--space"]).is_file()
+    config = yaml.safe_load(named(overlay, "RayService")["spec"]["serveConfigV2"])
+    (application,) = config["applications"]
+    AppArgs(**application["args"])
+    assert application["import_path"] == "serve.app:build"
+
+
+def clusters(overlay: str) -> list[dict[str, Any]]:
+    """The cluster specs of an overlay: the standing one's, the jobs' and the service's."""
+    jobs = [named(overlay, "RayJob", name)["spec"]["rayClusterSpec"] for name in ("pretrain", "sweep", "evaluate")]
+    return [
+        named(overlay, "RayCluster")["spec"],
+        *jobs,
+        named(overlay, "RayService")["spec"]["rayClusterConfig"],
+    ]
