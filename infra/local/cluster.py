@@ -20,8 +20,8 @@ from optuna.storages import RDBStorage
 from infra.local import processes
 from infra.local.components import Component, check_programs, client_environment, components, newest_study
 from infra.local.errors import ClusterError
-from infra.local.network import Kind, free_port, plan
-from infra.local.settings import PORTS, Settings, load, write_private
+from infra.local.network import Kind, free_ports, plan
+from infra.local.settings import NODE_PORTS, PORTS, Settings, load, write_private
 
 _MONITORING = Path(__file__).parents[1] / "monitoring"
 _SECONDS_TO_START = 300.0
@@ -131,12 +131,8 @@ def _prepare(
     mark = secrets.token_hex(4)
     place = plan(network, f"rz{mark[:6]}", workers)
     taken: set[int] = set()
-    ports = {}
-    for name, preferred in PORTS.items():
-        ports[name] = free_port(preferred, place.head, taken)
-        if name == "agent" and place.kind == "loopback":
-            # Each worker's agent has the next port.
-            taken.update(range(ports[name] + 1, ports[name] + 1 + workers))
+    in_a_row = {"nodes": len(NODE_PORTS) * (workers + 1)}
+    ports = {name: free_ports(preferred, in_a_row.get(name, 1), taken) for name, preferred in PORTS.items()}
     settings = Settings(
         folder=folder,
         temp=Path(tempfile.mkdtemp(prefix="ray-")),

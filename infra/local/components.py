@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.local.errors import ClusterError
-from infra.local.settings import Settings
+from infra.local.settings import NODE_PORTS, Settings
 
 BIN = Path(sys.executable).parent
 
@@ -84,32 +84,37 @@ def _head(settings: Settings) -> Component:
         *[str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"],
         *["--node-ip-address", settings.network.head, "--port", str(ports["gcs"])],
         *["--dashboard-host", settings.network.head, "--dashboard-port", str(ports["dashboard"])],
-        *["--dashboard-agent-listen-port", str(ports["agent"]), "--ray-client-server-port", str(ports["client"])],
+        *["--ray-client-server-port", str(ports["client"]), *_node_ports(settings, 0)],
         # As on Kubernetes: the head runs drivers, the workers run tasks and actors.
         *["--num-cpus", "0", "--num-gpus", "0", "--temp-dir", str(settings.temp), *_memory(settings)],
     ]
     if settings.redis:
         command += ["--redis-password", (settings.folder / "redis-password").read_text()]
-    answers_at = [f"{settings.dashboard}/api/version", _health(settings.network.head, ports["agent"])]
+    answers_at = [f"{settings.dashboard}/api/version", _health(settings, 0)]
     return Component("head", command, answers_at, _ray(settings, 0))
 
 
 def _worker(settings: Settings, index: int) -> Component:
-    agent = settings.ports["agent"] + (index if settings.network.kind == "loopback" else 0)
-    address = settings.network.worker(index)
     gpus = gpus_of(index, settings.network.workers)
     command = [
         *[*settings.network.enter(index), str(BIN / "ray"), "start", "--block", "--disable-usage-stats"],
-        *["--address", settings.gcs, "--node-ip-address", address, "--dashboard-agent-listen-port", str(agent)],
+        *["--address", settings.gcs, "--node-ip-address", settings.network.worker(index)],
         *["--num-cpus", str(settings.cpus), "--num-gpus", str(len(gpus)), *_memory(settings)],
+        *_node_ports(settings, index),
     ]
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-    return Component(f"worker-{index}", command, [_health(address, agent)], _ray(settings, index) | visible)
+    return Component(f"worker-{index}", command, [_health(settings, index)], _ray(settings, index) | visible)
 
 
-def _health(address: str, agent: int) -> str:
+def _node_ports(settings: Settings, index: int) -> list[str]:
+    first = settings.first_port(index)
+    return [word for option, offset in NODE_PORTS.items() for word in (option, str(first + offset))]
+
+
+def _health(settings: Settings, index: int) -> str:
     """Where a node's agent says whether its raylet lives."""
-    return f"http://{address}:{agent}/api/local_raylet_healthz"
+    address = settings.network.worker(index) if index else settings.network.head
+    return f"http://{address}:{settings.first_port(index)}/api/local_raylet_healthz"
 
 
 def gpus_of(index: int, workers: int) -> list[str]:

@@ -97,20 +97,28 @@ def plan(kind: Literal["auto"] | Kind, name: str, workers: int) -> Network:
     return Network("namespaces", name, workers, _free_subnet())
 
 
-def free_port(preferred: int, host: str, taken: set[int]) -> int:
-    """The first port from ``preferred`` up that nobody listens at; it is added to ``taken``."""
-    for port in range(preferred, preferred + 200):
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                # Some of Ray's servers bind every interface.
-                probe.bind(("", port))
-            except OSError:
-                continue
-        if port not in taken:
-            taken.add(port)
-            return port
-    raise ClusterError(f"no free port from {preferred} to {preferred + 199} on {host}")
+def free_ports(preferred: int, count: int, taken: set[int]) -> int:
+    """The first of ``count`` ports in a row, from ``preferred`` up, that nobody listens at; ``taken`` gets them.
+
+    Raises ClusterError when there are none within the next thousand.
+    """
+    for first in range(preferred, preferred + 1000, count):
+        wanted = set(range(first, first + count))
+        if not wanted & taken and all(_is_free(port) for port in wanted):
+            taken |= wanted
+            return first
+    raise ClusterError(f"no {count} free ports in a row from {preferred} to {preferred + 999}")
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            # On every interface, as some of Ray's servers listen.
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _forbidden() -> str:

@@ -15,12 +15,20 @@ from infra.local.network import Network
 PORTS = {
     "gcs": 6379,
     "dashboard": 8265,
-    "agent": 52365,
+    "nodes": 52365,
     "client": 10001,
     "prometheus": 9090,
     "tensorboard": 6006,
     "optuna": 8080,
     "redis": 6400,
+}
+# What each node listens at, counted from its own first port. Where Ray may choose them, a node registers only after its
+# agents have started and told their choice; on a busy machine that takes longer than it waits.
+NODE_PORTS = {
+    "--dashboard-agent-listen-port": 0,
+    "--dashboard-agent-grpc-port": 1,
+    "--metrics-export-port": 2,
+    "--runtime-env-agent-port": 3,
 }
 
 
@@ -50,6 +58,11 @@ class Settings:
     def gcs(self) -> str:
         """What nodes join."""
         return f"{self.network.head}:{self.ports['gcs']}"
+
+    def first_port(self, index: int) -> int:
+        """The first port of node ``index``; 0 is the head. Nodes that share an address have different ones."""
+        shared = self.network.kind == "loopback"
+        return self.ports["nodes"] + (len(NODE_PORTS) * index if shared else 0)
 
     @property
     def token_file(self) -> Path:
