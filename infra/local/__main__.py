@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infra.local import cluster
 from infra.local.errors import ClusterError
+from infra.local.processes import memory_mib
 from infra.local.settings import Settings, load
 
 
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--redis", action="store_true", help="keep the head's state in Redis, so that it survives the head")
     commands.add_parser("down", help="end every process of it")
-    commands.add_parser("status", help="count its processes and nodes")
+    commands.add_parser("status", help="its processes, their memory, and its nodes")
     for name, text in (("kill", "SIGKILL a component, as a fault does"), ("restart", "start a component again")):
         command = commands.add_parser(name, help=text)
         command.add_argument("component", help="head, worker-1, ..., redis, prometheus, tensorboard or optuna")
@@ -71,8 +72,8 @@ def _running(folder: Path) -> Settings:
 
 
 def _print_status(settings: Settings) -> None:
-    for name, count in cluster.status(settings.folder).items():
-        print(f"{name:<12} {f'{count} processes' if count else 'down'}")
+    for name, pids in cluster.status(settings.folder).items():
+        print(f"{name:<12} {f'{len(pids):>3} processes {memory_mib(pids):>6} MiB' if pids else 'down'}")
     print(cluster.describe(settings))
 
 

@@ -88,12 +88,12 @@ def restart(settings: Settings, name: str) -> None:
     _await(settings, component, _start(settings, component))
 
 
-def status(folder: Path) -> dict[str, int]:
-    """The number of living processes of each component; empty when no cluster is up."""
+def status(folder: Path) -> dict[str, list[int]]:
+    """The pids of the living processes of each component; empty when no cluster is up."""
     settings = load(folder.resolve())
     if settings is None or not processes.find(settings.mark):
         return {}
-    return {c.name: len(processes.find(settings.mark, c.name)) for c in components(settings)}
+    return {component.name: processes.find(settings.mark, component.name) for component in components(settings)}
 
 
 def alive_nodes(settings: Settings) -> list[str]:

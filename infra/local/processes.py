@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _MARK = "RAYZERO_LOCAL_CLUSTER"
@@ -57,6 +57,19 @@ def end(mark: str, component: str | None = None, *, patience: float = 10.0) -> N
                 _send(pid, signal.SIGKILL if late else signal.SIGTERM)
         asked.update(pids)
         time.sleep(0.2)
+
+
+def memory_mib(pids: Iterable[int]) -> int:
+    """Memory that the processes hold, pages that several share counted once among them."""
+    return sum(_proportional_kib(pid) for pid in pids) // 1024
+
+
+def _proportional_kib(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0  # ended meanwhile
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
 def _send(pid: int, what: signal.Signals) -> None:
