@@ -1,0 +1,157 @@
+"""A checkpoint goes on at any ZeRO stage and on another number of processes as if nothing had changed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from rayzero.config import Config, load_config
+from rayzero.training import engine as engines
+from rayzero.training import universal
+from rayzero.training.checkpoint import TAG, Found, LoopState, _optimizer_names
+from rayzero.training.manifest import Manifest, Stored
+from tests.alignment.test_many_processes import SAID, batch, model
+from tests.encoders.tiny import tiny_bert
+from tests.training.test_engine import single
+
+STAGES = (0, 1, 2, 3)
+BEFORE, AFTER = 2, 2
+
+
+def settings(zero_stage: int) -> Config:
+    # Decay so strong that a group with the settings of another one shows at once.
+    changes = [f"training.zero_stage={zero_stage}", "training.weight_decay=2", "training.gradient_clip=0.1"]
+    return load_config(None, [*changes, "training.lr=0.01"])
+
+
+def built(folder: Path, zero_stage: int):  # type: ignore[no-untyped-def]
+    network = model(folder).float()
+    engine = engines.build_engine(network, settings(zero_stage))
+    network.eval()  # no dropout: its draws differ between layouts
+    return engine
+
+
+def train(engine, steps: int) -> None:  # type: ignore[no-untyped-def]
+    rank, world = dist.get_rank(), dist.get_world_size()
+    share = range(len(SAID) * rank // world, len(SAID) * (rank + 1) // world)
+    data = single(batch(engine.module.text, share))
+    for _ in range(steps):
+        engine.backward(engine(data)["loss"])
+        engine.step()
+
+
+def weights(engine) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        return {name: p.detach().clone() for name, p in engine.module.named_parameters()}
+
+
+def save_all(folder: Path) -> None:
+    """Train a little at every stage, and save."""
+    for stage in STAGES:
+        engine = built(folder, stage)
+        train(engine, BEFORE)
+        client = {"optimizer_names": _optimizer_names(engine)} if stage == 0 else {}
+        target = folder / f"{dist.get_world_size()}-{stage}"
+        engine.save_checkpoint(
+            str(target), tag=TAG, client_state=client, save_latest=False, exclude_frozen_parameters=True
+        )
+    dist.barrier()
+
+
+def load_all(folder: Path, world: int) -> dict[tuple[int, int], dict[str, Tensor]]:
+    """Go on from what ``world`` processes saved, from every stage to every stage."""
+    ended = {}
+    for before, after in itertools.product(STAGES, STAGES):
+        converted = folder / f"{world}-{before}-universal"
+        if after == STAGES[0] and dist.get_rank() == 0:
+            source = folder / f"{world}-{before}" / TAG
+            universal.convert(source, converted / TAG, model(folder).float(), zero_stage=before, step=BEFORE)
+        dist.barrier()
+        engine = built(folder, after)
+        stored = Stored("checkpoint", "", (Manifest(0, world, before, BEFORE, None, {"step": BEFORE, "progress": {}}),))
+        state = Found(stored, converted, resharded=True).load(engine)
+        assert state == LoopState(step=BEFORE)
+        train(engine, AFTER)
+        ended[before, after] = weights(engine)
+    return ended
+
+
+def pair(rank: int, port: int, folder: str) -> None:
+    """What each of two processes does."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    save_all(Path(folder))
+    ended = load_all(Path(folder), 1)
+    if rank == 0:
+        torch.save(ended, f"{folder}/ended.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("universal")
+    tiny_bert(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, Tensor]:
+    """The uninterrupted run in plain PyTorch."""
+    config = settings(0)
+    network = model(folder).float()
+    optimizer = torch.optim.AdamW(engines.parameter_groups(network, config), lr=config.training.lr)
+    data = single(batch(network.text, range(len(SAID))))
+    for _ in range(BEFORE + AFTER):
+        optimizer.zero_grad()
+        network.loss(data)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], 0.1)
+        optimizer.step()
+    return {name: p.detach() for name, p in network.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def ended(folder: Path, expected: dict[str, Tensor]) -> dict[tuple[int, int, int], dict[str, Tensor]]:
+    """Final weights by (processes before, stage before, stage after); one process goes on as two, two as one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0", "RANK": "0"}
+    os.environ["WORLD_SIZE"] = "1"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    try:
+        save_all(folder)
+        mp.spawn(pair, args=(port, str(folder)), nprocs=2)
+        one = torch.load(folder / "ended.pt", weights_only=True)
+        two = load_all(folder, 2)
+    finally:
+        dist.destroy_process_group()
+        for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "WORLD_SIZE"):
+            os.environ.pop(name, None)
+    return {**{(1, *key): value for key, value in one.items()}, **{(2, *key): value for key, value in two.items()}}
+
+
+@pytest.mark.parametrize("before", STAGES)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_another_layout_goes_on_with_the_same_weights(
+    processes: int,
+    before: int,
+    ended: dict[tuple[int, int, int], dict[str, Tensor]],
+    expected: dict[str, Tensor],
+) -> None:
+    for after in STAGES:
+        got = ended[processes, before, after]
+        assert got.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(
+                got[name], value, rtol=1e-4, atol=2e-5, msg=lambda m: f"to stage {after}: {name}: {m}"
+            )
