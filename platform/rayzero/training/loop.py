@@ -28,6 +28,7 @@ from rayzero.training.monitor import Monitor
 from rayzero.training.nonfinite import guard
 from rayzero.training.profile import Profile
 from rayzero.training.progress import monitored
+from rayzero.training.throughput import model_flops
 from rayzero.training.timeline import Timeline
 from rayzero.training.validation import validate
 
@@ -40,7 +41,7 @@ class Job:
     train: Source
     validation: Source | None
     log_dir: str
-    profile: bool = False
+    profile: str | None = None
 
 
 def train_worker(settings: dict[str, Job]) -> None:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 from ray.util.metrics import Gauge
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from rayzero.config import Config
+from rayzero.training.events import Events
 from rayzero.training.throughput import memory_gib, peak_flops
 
 _EXPORTED = ("loss", "lr", "grad_norm", "images_per_second", "data_wait", "checkpoint_wait", "memory_gib", "mfu")
@@ -28,7 +28,7 @@ class Monitor:
         self, config: Config, log_dir: str, *, rank: int, world_size: int, first_step: int, steps: int
     ) -> None:
         self._training, self._world_size, self._steps = config.training, world_size, steps
-        self._writer = SummaryWriter(log_dir, purge_step=first_step) if rank == 0 else None
+        self._events = Events(log_dir, first_step=first_step) if rank == 0 else None
         self._gauges = {}
         if rank == 0:
             for name in (*_EXPORTED, "step"):
@@ -55,7 +55,7 @@ class Monitor:
         """
         self._images += images
         last = step == self._steps
-        if self._writer is None or (step % self._training.log_every and not last and step != self._first_step + 1):
+        if self._events is None or (step % self._training.log_every and not last and step != self._first_step + 1):
             return
         seconds = time.monotonic() - self._interval_began
         speed = {
@@ -76,22 +76,22 @@ class Monitor:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write ``values`` to TensorBoard (rank 0)."""
-        if self._writer is not None:
+        if self._events is not None:
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+                self._events.writer.add_scalar(name, value, step)
+            self._events.flush()
 
     def images(self, step: int, pictures: Mapping[str, Tensor]) -> None:
         """Write pictures (3, H, W) in [0, 1] to TensorBoard (rank 0)."""
-        if self._writer is not None:
+        if self._events is not None:
             for name, picture in pictures.items():
-                self._writer.add_image(f"maps/{name}", picture, step)
-            self._writer.flush()
+                self._events.writer.add_image(f"maps/{name}", picture, step)
+            self._events.flush()
 
     def close(self) -> None:
         """Finish the event file."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._events is not None:
+            self._events.close()
 
     def _utilisation(self, images_per_second: float) -> dict[str, float]:
         if self.flops_per_image is None:

@@ -14,10 +14,10 @@ _SKIPPED, _TRACED = 3, 3
 
 
 class Profile:
-    """Traces steps 4 to 6 that this worker takes, and writes ``trace.json`` to ``folder`` (or URL)."""
+    """Traces steps 4 to 6 that this worker takes, and writes ``trace.json`` to a folder or URL; None traces nothing."""
 
-    def __init__(self, folder: str, *, on: bool) -> None:
-        self._folder = folder
+    def __init__(self, folder: str | None) -> None:
+        self._folder = folder or ""
         activities = [torch.profiler.ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -26,7 +26,7 @@ class Profile:
             torch.profiler.profile(
                 activities=activities, schedule=schedule, on_trace_ready=self._write, profile_memory=True
             )
-            if on
+            if folder
             else None
         )
 

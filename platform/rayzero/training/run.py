@@ -20,6 +20,7 @@ from rayzero.config import Config, ConfigError, dump_yaml, override, parse_confi
 from rayzero.storage import open_url
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
+from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
 from rayzero.training.checkpoint import SCORE
 from rayzero.training.errors import TrainingError
@@ -51,6 +52,12 @@ def run_folder(config: Config) -> str:
     return f"{config.storage.rstrip('/')}/{config.name}"
 
 
+def count_examples(config: Config) -> int:
+    """Training examples of one epoch. Raises ConfigError or LakeError as ``pretrain`` does."""
+    lake = _open(config)
+    return lake_source(lake, "train", config.data, config.vision.resolution, with_text=True).num_rows
+
+
 def pretrain(
     config: Config, callbacks: Sequence[ray.train.UserCallback] = (), *, profile: bool = False
 ) -> TrainingResult:
@@ -75,7 +82,7 @@ def pretrain(
         train=sources["train"],
         validation=sources.get("validation"),
         log_dir=f"{run_folder(config)}/tensorboard",
-        profile=profile,
+        profile=f"{run_folder(config)}/profile" if profile else None,
     )
     _write_run_folder(config, lake)
     # Checks the run's length against the data before any worker starts.
