@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,24 @@ def test_a_driver_killed_midway_resumes_to_the_same_weights(finished: TrainingRe
     assert first_step_of(resumed.run_folder) >= 4
     assert not orphan.exists()
     assert same_weights(finished.run_folder, resumed.run_folder)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_another_stage_goes_on(finished: TrainingResult, root: Path) -> None:
+    # The same run in another place, its newest checkpoint damaged by one bit.
+    shutil.copytree(finished.run_folder, root / "moved" / "whole")
+    shard = next((root / "moved" / "whole" / "checkpoint-00000012" / "deepspeed").glob("zero_pp_rank_1*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    changes = [f"storage={root}/moved", f"data.cache={root}/cache", "training.zero_stage=2"]
+    again = pretrain(load_config(None, [*settings(root, "whole"), *changes]))
+    assert first_step_of(again.run_folder) == 8
+    assert again.metrics["loss"] == pytest.approx(finished.metrics["loss"], rel=1e-5)
+    stored = list_stored(*open_url(again.run_folder))
+    # The damaged one counts no more, and its name is not used for another while Ray Train has it on its list.
+    assert [one.step for one in stored].count(12) == 1
+    assert stored[-1].name == "checkpoint-00000012-again"
+    assert {one.zero_stage for one in stored[-1].manifests} == {2}
 
 
 def test_an_outage_of_the_store_and_a_killed_worker_cost_no_step(finished: TrainingResult, root: Path) -> None:

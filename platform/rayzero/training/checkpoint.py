@@ -7,6 +7,7 @@ which holds no pickle.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -120,6 +121,9 @@ class Checkpoints:
             self._damaged.add(name)
             if self._rank == 0:
                 print(f"{name} is damaged ({problems[0]}); going back to the one before", flush=True)
+                # Ray Train has it on its list and deletes it in its time; for everybody else it is none any more.
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.rm_file(f"{self._root}/{name}/{Manifest.name(0)}")
         if reported:
             raise TrainingError(f"all checkpoints in {self._root} are damaged; choose another name=... to start anew")
         return None

@@ -126,8 +126,8 @@ def choose(stored: Sequence[Stored], which: str) -> Stored:
     if which == "newest":
         return stored[-1]
     if which == "best":
-        scored = [one for one in stored if one.score is not None]
-        return max(scored, key=lambda one: (one.score or 0.0, one.step)) if scored else stored[-1]
+        scored = [(one.score, position) for position, one in enumerate(stored) if one.score is not None]
+        return stored[max(scored)[1]] if scored else stored[-1]
     names = [one.name for one in stored]
     if which not in names:
         raise TrainingError(f"no checkpoint {which!r}: {nearest(which, ['best', 'newest', *names])}")

@@ -32,6 +32,7 @@ from rayzero.training.timeline import Timeline
 # How a run is carried out, not what it computes: what may differ when it is continued.
 _MAY_CHANGE = {
     "storage",
+    "data.cache",
     *(f"training.{name}" for name in ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")),
     *(f"training.{name}" for name in ("keep_checkpoints", "max_failures", "log_every")),
 }
