@@ -194,6 +194,12 @@ class TrainingConfig(Settings):
     def _stages_can(self) -> TrainingConfig:
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("training.offload=optimizer needs training.zero_stage of 1 or more")
+        if self.offload == "optimizer" and self.chunks > 1:
+            # DeepSpeed takes to the host what the last backward call of a step reached, and drops the rest.
+            raise ValueError(
+                f"training.offload=optimizer with training.chunks={self.chunks}: use one, or "
+                "training.activation_checkpointing=true"
+            )
         if self.ema and self.zero_stage == 3:
             raise ValueError("training.ema averages whole weights: set training.zero_stage to 2 or less")
         return self

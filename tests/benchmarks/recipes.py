@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import statistics
 import tempfile
@@ -51,7 +52,7 @@ class Recipe:
 
 def _dinov2(folder: Path, tiny: bool) -> None:
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2} if tiny else {}
-    Dinov2Config(image_size=28 if tiny else 518, patch_size=14, **sizes).save_pretrained(folder)
+    Dinov2Config(image_size=42 if tiny else 518, patch_size=14, **sizes).save_pretrained(folder)
     _as_definition(folder)
 
 
@@ -83,7 +84,7 @@ RECIPES = {
     "alta": Recipe("alta", 24, 1.0, 128, _patches),
 }
 _TINY = {
-    "radzero": {"vision.resolution": 28, "model.heads": 2},
+    "radzero": {"vision.resolution": 42, "model.heads": 2},
     "carzero": {"vision.resolution": 32, "model.heads": 2, "model.feedforward": 16, "model.head_widths": [8]},
     "brgsa": {
         "data.volume_shape": [16, 32, 32],
@@ -155,8 +156,7 @@ def throughput(name: str, folder: Path, *, tiny: bool = False) -> list[Row]:
     torch.manual_seed(0)
     model = registry.build(config).to(device)
     batch = synthetic(name, model, config, count).to(device)
-    with torch.autocast(device.type, torch.bfloat16):
-        flops = model_flops(model, batch)
+    flops = model_flops(model, batch, bf16=True)
     engine = engines.build_engine(model, config)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -213,11 +213,13 @@ def counted(name: str, folder: Path, *, tiny: bool = False, images: int = 2) -> 
 
 
 def alone() -> None:
-    """A process group of this process."""
+    """A process group of this process, as a worker of one finds it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", init_method=address, rank=0, world_size=1)
+        port = free.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", rank=0, world_size=1)
 
 
 def _text(folder: Path, tiny: bool) -> None:

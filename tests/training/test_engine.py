@@ -24,12 +24,14 @@ STEPS = 3
 OFFLOAD, RECOMPUTE = "training.offload=optimizer", "training.activation_checkpointing=true"
 # ZeRO stage, chunks, and a setting that must not change what a step computes.
 LAYOUTS = [(zero_stage, chunks, "") for zero_stage in (0, 1, 2, 3) for chunks in (1, 3)]
-LAYOUTS += [(1, 1, OFFLOAD), (2, 3, OFFLOAD), (3, 1, OFFLOAD), (1, 3, RECOMPUTE), (3, 1, RECOMPUTE)]
+LAYOUTS += [(1, 1, OFFLOAD), (2, 1, OFFLOAD), (3, 1, OFFLOAD), (1, 3, RECOMPUTE), (3, 1, RECOMPUTE)]
 
 
 def settings(zero_stage: int, chunks: int, more: str = "") -> Config:
     changes = [f"training.zero_stage={zero_stage}", f"training.chunks={chunks}", "training.workers=2"]
     changes += ["training.batch_size=6", "training.lr=0.01", "training.gradient_clip=0.1"]
+    # Adam divides by it what has no gradient but rounding, such as biases that softmax cannot see.
+    changes += ["training.eps=1e-5"]
     return load_config(None, [*changes, *([more] if more else [])])
 
 

@@ -18,7 +18,7 @@ from tests.toys import toy_lake
 
 
 def test_parts_are_all_parameters_once(tmp_path: Path) -> None:
-    config = load_config(None, [f"text.encoder={tiny_bert(tmp_path)}", "text.trainable_layers=1"])
+    config = load_config(None, [f"text.encoder={tiny_bert(tmp_path)}", "text.trainable_layers=1", "model.heads=2"])
     network = registry.build(config)
     parts = {part.name: part for part in count_parts(network)}
     assert sum(part.trained + part.frozen for part in parts.values()) == sum(p.numel() for p in network.parameters())
@@ -55,7 +55,9 @@ def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:
 def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy_lake(str(tmp_path / "lake"), train=40)
     settings = [f"data.lake={tmp_path}/lake", f"storage={tmp_path}/runs", f"text.encoder={tiny_bert(tmp_path)}"]
-    pretrain.run(["--dry-run", *settings, "training.epochs=3", "training.batch_size=16", "training.workers=2"])
+    pretrain.run(
+        ["--dry-run", *settings, "model.heads=2", "training.epochs=3", "training.batch_size=16", "training.workers=2"]
+    )
     printed = capsys.readouterr().out
     assert "batch_size: 16" in printed
     assert "steps per epoch  2 of 16 images over 2 workers" in printed

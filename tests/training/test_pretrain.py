@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_another_stage_goes_on(finished:
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(bytes(content))
-    changes = [f"storage={root}/moved", f"data.cache={root}/cache", "training.zero_stage=2"]
+    changes = [f"storage={root}/moved", f"data.cache={root}/cache", "training.zero_stage=3"]
     again = pretrain(load_config(None, [*settings(root, "whole"), *changes]))
     assert first_step_of(again.run_folder) == 8
     assert again.metrics["loss"] == pytest.approx(finished.metrics["loss"], rel=1e-5)
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_another_stage_goes_on(finished:
     # The damaged one counts no more, and its name is not used for another while Ray Train has it on its list.
     assert [one.step for one in stored].count(12) == 1
     assert stored[-1].name == "checkpoint-00000012-again"
-    assert {one.zero_stage for one in stored[-1].manifests} == {2}
+    assert {one.zero_stage for one in stored[-1].manifests} == {3}
 
 
 def test_an_outage_of_the_store_and_a_killed_worker_cost_no_step(finished: TrainingResult, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from tests.benchmarks import recipes
 
 @pytest.fixture(scope="module", autouse=True)
 def _group() -> Iterator[None]:
+    before = dict(os.environ)
     recipes.alone()
     yield
     dist.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)

@@ -108,8 +108,7 @@ class _Worker:
         examples = read_examples(self.job.train, self.job.train.row_groups[0])
         examples = examples.slice(0, max(1, self.training.batch_size // self.world_size))
         batch = self._collate(examples, model, 0).to(model.device)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
-            return model_flops(model, batch) / len(batch)
+        return model_flops(model, batch, bf16=self.training.precision == "bf16") / len(batch)
 
     def _batches(self) -> Iterator[pa.Table]:
         first = self.state.step
@@ -189,9 +188,11 @@ class _Worker:
         model = self.engine.module
         stage3 = self.training.zero_stage == 3
         gathered = deepspeed.zero.GatheredParameters(list(model.parameters())) if stage3 else nullcontext()
+        # At stage 3 each layer of each forward is a meeting of all processes, so all of them do the same.
+        rank, world_size = (0, 1) if stage3 else (self.rank, self.world_size)
         with gathered, self.average.applied() if self.average is not None else nullcontext():
-            figures = validate(model, source, self.config, rank=self.rank, world_size=self.world_size)
-            if self.rank == 0 and isinstance(model, AlignmentModel):
+            figures = validate(model, source, self.config, rank=rank, world_size=world_size)
+            if rank == 0 and isinstance(model, AlignmentModel):
                 self.monitor.images(self.state.step, sample_maps(model, source, self.config))
         return figures
 

@@ -30,7 +30,7 @@ def peak_flops(device: str) -> float | None:
     return _PEAKS[known[-1]] if known else None
 
 
-def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | None = None) -> int:
+def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | None = None, *, bf16: bool = False) -> int:
     """Floating-point operations of this process for one step on ``batch``: forward and backward, multiply and add
     counted as two. Gradients are left as they were found, and dropout draws nothing.
 
@@ -41,7 +41,9 @@ def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | Non
     model.eval()
     kept = {parameter: parameter.grad for parameter in model.parameters()}
     with FlopCounterMode(display=False) as counter:
-        model.loss(batch, group)["loss"].backward()
+        with torch.autocast(batch.positives.device.type, torch.bfloat16, enabled=bf16):
+            loss = model.loss(batch, group)["loss"]
+        loss.backward()
     for parameter, gradient in kept.items():
         parameter.grad = gradient
     model.train(was_training)
