@@ -28,12 +28,6 @@ def test_best_is_by_score_and_newest_where_nothing_was_validated() -> None:
         manifest.choose(run, "newst")
 
 
-def test_a_loss_is_the_better_the_lower() -> None:
-    assert manifest.score_of(0.25, lower_is_better=True) == -0.25
-    assert manifest.score_of(0.25, lower_is_better=False) == 0.25
-    assert manifest.score_of(float("nan"), lower_is_better=False) is None
-
-
 def test_a_checkpoint_is_whole_when_every_process_has_listed_its_files(tmp_path: Path) -> None:
     fs = fsspec.filesystem("file")
     folder = tmp_path / "checkpoint-00000003"

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
+import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -162,7 +165,7 @@ class Checkpoints:
             world_size=self._world_size,
             zero_stage=self._zero_stage,
             step=state.step,
-            score=None if score != score else score,
+            score=None if math.isnan(score) else score,
             loop=asdict(state),
         )
 
@@ -195,7 +198,7 @@ class Checkpoints:
     def _sweep(self, reported: set[str]) -> None:
         """Delete what a crash left: folders of checkpoints that Ray Train does not know of."""
         self._fs.invalidate_cache()
-        for path in self._fs.ls(self._root, detail=False):
+        for path in patiently(partial(self._fs.ls, self._root, detail=False), "looking at the run's storage"):
             name = path.rstrip("/").rsplit("/", 1)[-1]
             if name.startswith(manifest.PREFIX) and name not in reported:
                 print(f"deleting {name}, which was not finished", flush=True)
@@ -291,8 +294,16 @@ def load_weights(model: PretrainingModel, fs: AbstractFileSystem, stored: Stored
 
 
 def _staging(root: str) -> Path:
-    """Where this machine keeps files of a run's checkpoints on their way; the same after a crash, to be emptied."""
-    return Path(tempfile.gettempdir()) / f"rayzero-{hashlib.sha256(root.encode()).hexdigest()[:16]}"
+    """Where this machine keeps files of a run's checkpoints on their way; the same after a crash, to be emptied.
+
+    Raises TrainingError when the folder is another user's: what is loaded from it is run.
+    """
+    folder = Path(tempfile.gettempdir()) / f"rayzero-{os.getuid()}-{hashlib.sha256(root.encode()).hexdigest()[:16]}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    about = folder.lstat()
+    if about.st_uid != os.getuid() or not stat.S_ISDIR(about.st_mode) or about.st_mode & 0o022:
+        raise TrainingError(f"{folder} belongs to another user or is open to others; remove it, or set TMPDIR")
+    return folder
 
 
 def _store(fs: AbstractFileSystem, local: Path, remote: str) -> None:

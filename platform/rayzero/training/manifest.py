@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -132,13 +131,6 @@ def choose(stored: Sequence[Stored], which: str) -> Stored:
     if which not in names:
         raise TrainingError(f"no checkpoint {which!r}: {nearest(which, ['best', 'newest', *names])}")
     return stored[names.index(which)]
-
-
-def score_of(value: float | None, *, lower_is_better: bool) -> float | None:
-    """A monitored figure as a score; None when there is none or it is not a number."""
-    if value is None or math.isnan(value):
-        return None
-    return -value if lower_is_better else value
 
 
 def _sha256(path: Path) -> str:
