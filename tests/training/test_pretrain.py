@@ -79,7 +79,10 @@ def test_it_learns_and_leaves_a_run_folder(finished: TrainingResult, root: Path)
     assert finished.metrics["validation/macro_auroc"] > 0.9
     folder = Path(finished.run_folder)
     assert json.loads((folder / "environment.json").read_text())["lake"]["fingerprint"]
-    assert list((folder / "tensorboard").glob("events*"))
+    tags = EventAccumulator(str(folder / "tensorboard")).Reload().Tags()
+    logged = {f"train/{name}" for name in ("loss", "temperature", "data_wait", "checkpoint_wait", "memory_gib")}
+    assert logged <= set(tags["scalars"])
+    assert tags["images"] == ["maps/lung nodule", "maps/pleural effusion"]
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-00000008", "checkpoint-00000012"]
 
 
