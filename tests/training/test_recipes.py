@@ -30,7 +30,7 @@ def test_a_recipe_takes_its_steps(name: str, tmp_path: Path) -> None:
 
 
 def test_a_count_is_of_the_recipe_s_own_parts(tmp_path: Path) -> None:
-    trained, frozen, flops = (row.ours for row in recipes.counted("radzero", tmp_path, tiny=True))
+    trained, frozen, flops = (row.ours for row in recipes.counted("radzero", tmp_path, tiny=True)[:3])
     # The vision encoder is frozen, as published.
     assert trained > 0
     assert frozen > 0
