@@ -85,9 +85,7 @@ class _Worker:
         if self.rank == 0 and (state.stopped or state.step >= steps):
             print(f"run {self.config.name!r} is already complete at step {state.step}", flush=True)
         batches = self._batches()
-        with Profile(
-            f"{self.job.log_dir.removesuffix('/tensorboard')}/profile", on=self.job.profile and self.rank == 0
-        ) as profile:
+        with Profile(self.job.profile if self.rank == 0 else None) as profile:
             while state.step < steps and not state.stopped:
                 with self.monitor.waiting():
                     examples = next(batches)
