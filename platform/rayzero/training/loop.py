@@ -25,7 +25,7 @@ from rayzero.training.checkpoint import SCORE, Checkpoints, LoopState
 from rayzero.training.gradient_cache import cached_backward
 from rayzero.training.maps import sample_maps
 from rayzero.training.monitor import Monitor
-from rayzero.training.nonfinite import guard
+from rayzero.training.nonfinite import examined, guard
 from rayzero.training.profile import Profile
 from rayzero.training.progress import monitored
 from rayzero.training.throughput import model_flops
@@ -128,12 +128,15 @@ class _Worker:
         rate = self.timeline.learning_rate(state.step) * state.progress.rate_scale
         engines.set_learning_rate(engine, rate)
         if self.training.chunks == 1:
-            losses = engine(batch)
+            with examined(examples, state.step + 1):
+                losses = engine(batch)
             values = self._finite(losses, examples)
             engine.backward(losses["loss"])
         else:
             backward = partial(engines.backward, engine)
-            values = self._finite(cached_backward(engine, backward, batch, self.training.chunks), examples)
+            with examined(examples, state.step + 1):
+                losses = cached_backward(engine, backward, batch, self.training.chunks)
+            values = self._finite(losses, examples)
         engine.step()
         norm = engine.get_global_grad_norm()
         if norm is not None:
