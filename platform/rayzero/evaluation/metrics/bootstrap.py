@@ -50,6 +50,7 @@ class Bootstrap:
         names = sorted(set(patients))
         if not names:
             raise ValueError("a bootstrap needs at least one patient")
+        self.replicates = replicates
         self._column = {name: column for column, name in enumerate(names)}
         self.key = hashlib.sha256("\n".join([str(seed), str(replicates), *names]).encode()).hexdigest()
         """Equal for equal replicates: figures of two systems under one key can be compared in pairs."""
