@@ -19,6 +19,7 @@ from rayzero.evaluation import sections
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import InProcess, Scorer
 from rayzero.evaluation.metrics.bootstrap import Bootstrap
+from rayzero.evaluation.metrics.classification import Classification
 from rayzero.evaluation.records import ImageScores, Task
 from rayzero.evaluation.result import EvaluationResult, Figure
 from rayzero.evaluation.sections import Groups, Scored
@@ -60,12 +61,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a benchmark's figures are computed from: the evaluated split, validation (None without), replicates."""
+    """What a benchmark's figures are computed from: the evaluated split, validation (None without), replicates.
+
+    ``classification`` holds the areas of the classes; None where phrases or reports are asked for, and no classes.
+    """
 
     test: Scored
     validation: Scored | None
     bootstrap: Bootstrap
-    groups: Groups
+    classification: Classification | None
 
 
 Measure = Callable[["Benchmark", Measured], list[Figure]]
@@ -180,9 +184,11 @@ class Benchmark:
         """The figures of scored images; ``where`` is (lake, fingerprint, split), ``system`` a name without bundle."""
         bootstrap = Bootstrap(test.patients, config.bootstrap)
         groups = self.grouped(test) if self.grouped else {"classes": test.findings}
-        measured = Measured(test, validation, bootstrap, groups)
-        figures = [figure for measure in self.measures for figure in measure(self, measured)]
         classified = bool(test.findings) and not self.phrases
+        areas = sections.classification(test, bootstrap, groups) if classified else None
+        measured = Measured(test, validation, bootstrap, areas)
+        figures = [figure for measure in self.measures for figure in measure(self, measured)]
+        boxed = _located(test) and not (self.segmented or self.phrases)
         return EvaluationResult(
             protocol=self.name,
             title=self.title,
@@ -196,8 +202,8 @@ class Benchmark:
             notes=self._notes(test, validation),
             replicates=config.bootstrap,
             scored=test,
-            classification=sections.classification(test, bootstrap, groups) if classified else None,
-            grounding=sections.grounding(test, bootstrap, groups) if _located(test) and not self.segmented else None,
+            classification=areas,
+            grounding=sections.grounding(test, bootstrap, groups) if boxed else None,
             figures=tuple(figures),
             bootstrap_key=bootstrap.key,
         )

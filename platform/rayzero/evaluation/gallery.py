@@ -110,7 +110,7 @@ def _overlay(result: EvaluationResult, one: ImageScores, region: Localised) -> O
     marked = [
         true
         for true in result.scored.truth.studies[one.study_id].regions
-        if true.image_id == one.image_id and true.finding == region.finding
+        if true.image_id == one.image_id and region.finding in (true.finding, true.phrase)
     ]
     boxes = [true.box for true in marked if true.box is not None]
     masks = [true.mask.array() for true in marked if true.mask is not None]

@@ -40,9 +40,10 @@ def areas(benchmark: Benchmark, measured: Measured) -> list[Figure]:
 
     No threshold: published and strict differ only where the strict figure leaves classes or views out.
     """
-    test, bootstrap = measured.test, measured.bootstrap
-    logits, labels = test.logits, test.labels
-    part = classify(logits, labels, test.findings, test.patients, bootstrap, measured.groups)
+    part = measured.classification
+    if part is None:
+        return []
+    logits, labels = measured.test.logits, measured.test.labels
     micro = micro_areas(logits, labels)
     share = float(np.mean([one.prevalence for one in part.per_class.values()])) if part.per_class else math.nan
     pairs = int((labels != MASKED).sum())

@@ -69,7 +69,6 @@ def page_environment() -> Environment:
 
 def render_html(result: EvaluationResult, *, overlays: int = 12) -> str:
     """The readable report: one page without external assets."""
-    headline = result.headline().items()
     return (
         page_environment()
         .get_template("report.html")

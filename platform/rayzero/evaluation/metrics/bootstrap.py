@@ -20,8 +20,8 @@ Float = np.ndarray[Any, np.dtype[np.float64]]
 CONFIDENCE = 0.95
 # Elements of one (replicates, items) block of weights: 1 MB of float64, which stays in the cache.
 _BLOCK_ELEMENTS = 1 << 17
-# Elements of one (items, replicates) block of weights that classes share: 32 MB of float32.
-_COLUMN_ELEMENTS = 1 << 23
+# Elements of one (items, replicates) block of weights that classes share: 16 MB of float32.
+_COLUMN_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
