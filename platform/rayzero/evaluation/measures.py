@@ -62,6 +62,7 @@ def areas(benchmark: Benchmark, measured: Measured) -> list[Figure]:
         figures += [
             Figure(f"{group}_auroc", f"Macro AUROC, {group.replace('_', ' ')}", value, value, chance=0.5)
             for group, value in part.groups.items()
+            if part.members[group]
         ]
     return referenced(benchmark, figures)
 
