@@ -140,17 +140,14 @@ class Benchmark:
         config = config or bundle.config.evaluation
         scorer = scorer or InProcess(bundle, config.batch_size)
         truth = read_truth(lake, split)
-        tuning = (
-            read_truth(lake, VALIDATION) if self.tuned and VALIDATION in lake.splits and split != VALIDATION else None
-        )
+        validated = self.tuned and VALIDATION in lake.splits and split != VALIDATION
+        tuning = read_truth(lake, VALIDATION) if validated else None
         targets = self.find_targets(truth)
         prompts = self._prompts(targets, config)
         task = Task(
             prompts=prompts,
             sentences=self.texts(truth) if self.texts else tuple(text for _, text in self.queries),
-            examples=truth.pick_examples(_EXAMPLE_FACTOR * config.overlays)
-            if self.segmented or self.phrases
-            else frozenset(),
+            examples=truth.pick_examples(_EXAMPLE_FACTOR * config.overlays),
             views=self.views,
             segment=frozenset(one.name for one in targets) if self.segmented else frozenset(),
             phrases=_phrases(truth) if self.phrases else (),
