@@ -164,7 +164,7 @@ def folds(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     )  # fmt: skip
 
 
-def pointing(benchmark: Benchmark, measured: Measured, *, first_box: bool = False) -> list[Figure]:
+def pointing(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     """The pointing game: mean of findings, or of phrases where the benchmark grounds these."""
     hits: dict[str, tuple[list[float], list[str]]] = {}
     chances: list[float] = []
