@@ -42,7 +42,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     ViT3D(TINY, (8, 16, 16), normalised=False).save_definition(folder / "vit3d")
     overrides = [
         "system=brgsa", f"vision.encoder={folder / 'vit3d'}", f"text.encoder={tiny_bert(folder / 'bert')}",
-        "data.input=volume", "data.volume_shape=[8,16,16]", "evaluation.bootstrap=40",
+        "model.text_layers=2", "data.input=volume", "data.volume_shape=[8,16,16]", "evaluation.bootstrap=40",
     ]  # fmt: skip
     torch.manual_seed(0)
     config = registry.resolve(load_config(None, overrides))
