@@ -207,7 +207,8 @@ class GroupScorer:
 
     def _map(self, features: ImageFeatures, texts: Sequence[TextFeatures], place: int) -> Float32:
         part, row = divmod(place, _TEXT_BATCH)
-        return self.bundle.similarity_map(features, texts[part].rows(slice(row, row + 1)))[0, 0]
+        grid: Float32 = self.bundle.similarity_map(features, texts[part].rows(slice(row, row + 1)))[0, 0]
+        return grid
 
 
 class _Actor:

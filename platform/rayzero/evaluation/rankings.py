@@ -86,7 +86,7 @@ def class_reports(benchmark: Benchmark, measured: Measured, *, cutoffs: Sequence
     silent = [one.study_id for one, text in zip(test.images, reports, strict=True) if not text]
     if silent:
         raise EvaluationError(f"{test.truth.where}: {silent[0]} has no report; ingest the list with its impressions")
-    scores = np.stack([one.sentences for one in test.images])[:, [texts[text] for text in reports]]
+    scores = np.stack([one.sentences for one in test.images])[:, [texts[text] for text in reports]].astype(np.float64)
     relevant = labels[:, None] == labels[None, :]
     return precision_figures(
         benchmark, scores, relevant, test.patients, cutoffs, measured.bootstrap, what=", image to report"
@@ -118,7 +118,7 @@ def text_to_image(benchmark: Benchmark, measured: Measured, *, cutoffs: Sequence
     labels = np.array(first_labels(test))[answering]
     if benchmark.queries:
         asked = [finding for finding, _ in benchmark.queries]
-        similarity = np.stack([test.images[row].sentences for row in answering]).T
+        similarity = np.stack([test.images[row].sentences for row in answering]).T.astype(np.float64)
     else:
         asked = list(test.findings)
         similarity = test.logits[answering].T
@@ -128,9 +128,7 @@ def text_to_image(benchmark: Benchmark, measured: Measured, *, cutoffs: Sequence
     relevant = np.array(asked)[:, None] == labels[None, :]
     owners = [f"query {place}" for place in range(len(asked))]
     again = Bootstrap(owners, measured.bootstrap.replicates)
-    return precision_figures(
-        benchmark, similarity.astype(np.float64), relevant, owners, cutoffs, again, "text_", ", text to image"
-    )
+    return precision_figures(benchmark, similarity, relevant, owners, cutoffs, again, "text_", ", text to image")
 
 
 def _roles(test: Scored) -> tuple[list[int], list[int]]:
