@@ -48,7 +48,7 @@ def summary(result: EvaluationResult) -> str:
         for one in result.figures:
             if one.published is not None:
                 reported = ", ".join(f"{name} {value:.3f}" for name, value in one.reference.items())
-                rows.append(f"{one.name:<38}{one.published.value:>8.3f}  {reported}")
+                rows.append(f"{one.name:<38}{one.published.value:>8.3f}  {reported}".rstrip())
     rows.extend(f"note: {note}" for note in result.notes)
     return "\n".join(rows)
 

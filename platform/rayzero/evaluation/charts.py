@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -108,7 +108,7 @@ def roc(part: Classification) -> str:
                 axes.plot(*part.per_class[name].roc, color=colour, linewidth=0.8, alpha=0.3)
             if names:
                 mean = mean_roc([part.per_class[name].roc for name in names])
-                text = f"{label(group)}, mean of {len(names)} (AUROC {part.groups[group].value:.3f})"
+                text = f"{_curves(group, names)} (AUROC {part.groups[group].value:.3f})"
                 axes.plot(*mean, color=colour, linewidth=2.4, label=text)
         _unit_square(axes, "False positive rate", "True positive rate")
         axes.legend(loc="lower right", fontsize=9)
@@ -126,7 +126,7 @@ def precision_recall(part: Classification) -> str:
                 axes.step(*part.per_class[name].pr, where="pre", color=colour, linewidth=0.9, alpha=0.45)
             if names:
                 mean = sum(part.per_class[name].average_precision.value for name in names) / len(names)
-                text = f"{label(group)}, mean of {len(names)} (average precision {mean:.3f})"
+                text = f"{_curves(group, names)} (average precision {mean:.3f})"
                 axes.plot([], [], color=colour, linewidth=2.4, label=text)
         _unit_square(axes, "Recall", "Precision")
         axes.legend(loc="upper right", fontsize=9)
@@ -197,6 +197,11 @@ def _group_legend(axes: Axes, part: Classification) -> None:
             axes.plot([], [], "o-", color=_colour(part, group), label=label(group))
     if len(part.members) > 1:
         axes.legend(loc="lower left", fontsize=9, bbox_to_anchor=(0, 1), ncols=len(part.members), borderaxespad=0)
+
+
+def _curves(group: str, names: Sequence[str]) -> str:
+    """What a legend calls the curves of a group: a finding alone by its own name."""
+    return names[0] if len(names) == 1 else f"{label(group)}, mean of {len(names)}"
 
 
 def _unit_square(axes: Axes, x: str, y: str) -> None:

@@ -167,20 +167,18 @@ def folds(benchmark: Benchmark, measured: Measured) -> list[Figure]:
 def pointing(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     """The pointing game: mean of findings, or of phrases where the benchmark grounds these."""
     hits: dict[str, tuple[list[float], list[str]]] = {}
-    chances: list[float] = []
+    chances: dict[str, list[float]] = {}
     for one in measured.test.images:
         for region in one.regions:
             if region.hit is not None:
-                values, patients = hits.setdefault("phrases" if benchmark.phrases else region.finding, ([], []))
-                values.append(float(region.hit))
-                patients.append(one.patient_id)
-                chances.append(region.chance or 0.0)
+                name = "phrases" if benchmark.phrases else region.finding
+                _add(hits, name, float(region.hit), one.patient_id)
+                chances.setdefault(name, []).append(region.chance or 0.0)
     if not hits:
         raise EvaluationError(f"{measured.test.truth.where} has no boxes; ingest the corpus with its box table")
     value = _macro(hits, measured.bootstrap)
-    return referenced(
-        benchmark, [Figure("pointing", "Pointing accuracy", value, value, chance=float(np.mean(chances)))]
-    )
+    chance = float(np.mean([np.mean(each) for each in chances.values()]))
+    return referenced(benchmark, [Figure("pointing", "Pointing accuracy", value, value, chance=chance)])
 
 
 def phrase_overlap(benchmark: Benchmark, measured: Measured) -> list[Figure]:
