@@ -129,7 +129,7 @@ def precision_recall(part: Classification) -> str:
                 text = f"{_curves(group, names)} (average precision {mean:.3f})"
                 axes.plot([], [], color=colour, linewidth=2.4, label=text)
         _unit_square(axes, "Recall", "Precision")
-        axes.legend(loc="upper right", fontsize=9)
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), fontsize=9, borderaxespad=0)
 
     return _svg(draw, 5.2, 4.8)
 
