@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -88,14 +87,18 @@ def load_all(folder: Path, world: int) -> dict[tuple[int, int], dict[str, Tensor
     return ended
 
 
-def pair(rank: int, port: int, folder: str) -> None:
-    """What each of two processes does."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    save_all(Path(folder))
-    ended = load_all(Path(folder), 1)
-    if rank == 0:
-        torch.save(ended, f"{folder}/ended.pt")
+def work(rank: int, world: int, folder: str, save: bool, load: int | None) -> None:
+    """What each of ``world`` processes does; DeepSpeed keeps a process's first world, so never in pytest's own."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store-{world}-{save}-{load}", rank=rank, world_size=world
+    )
+    if save:
+        save_all(Path(folder))
+    if load is not None:
+        ended = load_all(Path(folder), load)
+        if rank == 0:
+            torch.save(ended, f"{folder}/ended-{load}.pt")
     dist.destroy_process_group()
 
 
@@ -124,22 +127,11 @@ def expected(folder: Path) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def ended(folder: Path, expected: dict[str, Tensor]) -> dict[tuple[int, int, int], dict[str, Tensor]]:
     """Final weights by (processes before, stage before, stage after); one process goes on as two, two as one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0", "RANK": "0"}
-    os.environ["WORLD_SIZE"] = "1"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-    try:
-        save_all(folder)
-        mp.spawn(pair, args=(port, str(folder)), nprocs=2)
-        one = torch.load(folder / "ended.pt", weights_only=True)
-        two = load_all(folder, 2)
-    finally:
-        dist.destroy_process_group()
-        for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "WORLD_SIZE"):
-            os.environ.pop(name, None)
-    return {**{(1, *key): value for key, value in one.items()}, **{(2, *key): value for key, value in two.items()}}
+    mp.spawn(work, args=(1, str(folder), True, None), nprocs=1)
+    mp.spawn(work, args=(2, str(folder), True, 1), nprocs=2)
+    mp.spawn(work, args=(1, str(folder), False, 2), nprocs=1)
+    saved = {processes: torch.load(folder / f"ended-{processes}.pt", weights_only=True) for processes in PAIRS}
+    return {(processes, *stages): value for processes, ended in saved.items() for stages, value in ended.items()}
 
 
 @pytest.mark.parametrize(("processes", "before", "after"), [(n, *pair) for n, pairs in PAIRS.items() for pair in pairs])

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -40,7 +40,9 @@ from rayzero.training.progress import Progress
 from rayzero.training.run_storage import patiently, write_whole
 
 SCORE = "checkpoint_score"
-"""The reported figure by which Ray Train decides which checkpoints are the best; not a number where not validated."""
+"""The reported figure by which Ray Train decides which checkpoints are the best."""
+UNSCORED = -sys.float_info.max
+"""The score of what was not validated. Ray Train's record is JSON, where not a number comes back as nothing."""
 TAG = "deepspeed"
 
 
@@ -165,7 +167,7 @@ class Checkpoints:
             world_size=self._world_size,
             zero_stage=self._zero_stage,
             step=state.step,
-            score=None if math.isnan(score) else score,
+            score=None if score == UNSCORED else score,
             loop=asdict(state),
         )
 

@@ -21,7 +21,7 @@ from rayzero.studies.loading import Source, read_examples, stream
 from rayzero.training import engine as engines
 from rayzero.training.average import Average
 from rayzero.training.batches import collate
-from rayzero.training.checkpoint import SCORE, Checkpoints, LoopState
+from rayzero.training.checkpoint import SCORE, UNSCORED, Checkpoints, LoopState
 from rayzero.training.gradient_cache import cached_backward
 from rayzero.training.maps import sample_maps
 from rayzero.training.monitor import Monitor
@@ -161,7 +161,7 @@ class _Worker:
             **values,
             "step": state.step,
             "images_seen": state.images_seen,
-            SCORE: math.nan,
+            SCORE: UNSCORED,
         }
         if training.validate_every:
             due = _every(training.validate_every, state.step)
@@ -172,7 +172,8 @@ class _Worker:
             metrics.update(figures)
             self.monitor.scalars(state.step, figures)
             name, value = monitored(figures, training)
-            metrics[SCORE] = -value if name == "loss" else value
+            if math.isfinite(value):
+                metrics[SCORE] = -value if name == "loss" else value
             state.progress.update(figures, training)
             state.stopped = state.progress.exhausted(training)
             if self.rank == 0:
