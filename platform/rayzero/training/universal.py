@@ -82,7 +82,7 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path, tag: str) -> None:
             engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
         finally:
             engine._config.load_universal_checkpoint = False
-        # At stage 3 its loader gives one count of steps, the same tensor, to all groups, and each group then adds to it.
+        # At stage 3 its loader gives all groups the same tensor as their count of steps, and each then adds to it.
         for state in engine.optimizer.optimizer.state.values():
             state["step"] = state["step"].clone()
     buffers = _load(folder / tag / "mp_rank_00_model_states.pt")["module"]
