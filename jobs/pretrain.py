@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from jobs.command import connect, main, preset_config, preset_names
 from rayzero.alignment import registry
 from rayzero.config import dump_yaml
-from rayzero.training.checkpoint import SCORE
+from rayzero.training.manifest import SCORE
 from rayzero.training.plan import describe, plan
 from rayzero.training.run import count_examples, pretrain
 

@@ -9,12 +9,12 @@ import pytest
 
 from rayzero.training import manifest
 from rayzero.training.errors import TrainingError
-from rayzero.training.manifest import Manifest, Stored, StoredFile
+from rayzero.training.manifest import SCORE, Manifest, Stored, StoredFile
 
 
 def stored(step: int, score: float | None) -> Stored:
     name = f"checkpoint-{step:08d}"
-    return Stored(name, name, (Manifest(0, 1, 1, step, score, {}),))
+    return Stored(name, name, (Manifest(0, 1, 1, step, {} if score is None else {SCORE: score}, {}),))
 
 
 def test_best_is_by_score_and_newest_where_nothing_was_validated() -> None:
@@ -35,7 +35,7 @@ def test_a_checkpoint_is_whole_when_every_process_has_listed_its_files(tmp_path:
     (folder / "deepspeed" / "weights.pt").write_bytes(b"weights")
     files = manifest.describe(folder)
     assert files == {"deepspeed/weights.pt": StoredFile(7, files["deepspeed/weights.pt"].sha256)}
-    written = [Manifest(rank, 2, 1, 3, 0.5, {"step": 3}, files) for rank in range(2)]
+    written = [Manifest(rank, 2, 1, 3, {SCORE: 0.5}, {"step": 3}, files) for rank in range(2)]
     (folder / Manifest.name(0)).write_bytes(written[0].dump())
     assert manifest.list_stored(fs, str(tmp_path)) == []
     (folder / Manifest.name(1)).write_bytes(written[1].dump()[:-9])

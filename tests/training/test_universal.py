@@ -79,7 +79,7 @@ def load_all(folder: Path, world: int) -> dict[tuple[int, int], dict[str, Tensor
             universal.convert(source, converted / TAG, model(folder).float(), zero_stage=before, step=BEFORE)
         dist.barrier()
         engine = built(folder, after)
-        stored = Stored("checkpoint", "", (Manifest(0, world, before, BEFORE, None, {"step": BEFORE, "progress": {}}),))
+        stored = Stored("checkpoint", "", (Manifest(0, world, before, BEFORE, {}, {"step": BEFORE, "progress": {}}),))
         state = Found(stored, converted, resharded=True).load(engine)
         assert state == LoopState(step=BEFORE)
         train(engine, AFTER)

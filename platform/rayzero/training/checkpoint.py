@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import stat
@@ -35,13 +36,11 @@ from rayzero.training import average as averages
 from rayzero.training import manifest, universal
 from rayzero.training.average import Average
 from rayzero.training.errors import TrainingError
-from rayzero.training.manifest import Manifest, Stored
+from rayzero.training.manifest import SCORE, Manifest, Stored
 from rayzero.training.progress import Progress
 from rayzero.training.run_storage import patiently, write_whole
 
-SCORE = "checkpoint_score"
-"""The reported figure by which Ray Train decides which checkpoints are the best."""
-UNSCORED = -sys.float_info.max
+_UNSCORED = -sys.float_info.max
 """The score of what was not validated. Ray Train's record is JSON, where not a number comes back as nothing."""
 TAG = "deepspeed"
 
@@ -115,10 +114,8 @@ class Checkpoints:
         checkpoints and all of them are damaged.
         """
         shutil.rmtree(self._staging, ignore_errors=True)
-        reported = [Path(one.checkpoint.path).name for one in ray.train.get_all_reported_checkpoints()]
-        if self._rank == 0:
-            self._sweep(set(reported))
-        for name in sorted(reported, reverse=True):
+        names = self._known()
+        for name in sorted(names, reverse=True):
             found, problem = self._fetch(name)
             problems = [one for one in self._gather(problem) if one]
             if not problems and found is not None:
@@ -129,7 +126,7 @@ class Checkpoints:
                 # Ray Train has it on its list and deletes it in its time; for everybody else it is none any more.
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.rm_file(f"{self._root}/{name}/{Manifest.name(0)}")
-        if reported:
+        if names:
             raise TrainingError(f"all checkpoints in {self._root} are damaged; choose another name=... to start anew")
         return None
 
@@ -137,7 +134,7 @@ class Checkpoints:
         self,
         engine: deepspeed.DeepSpeedEngine,
         state: LoopState,
-        metrics: dict[str, Any],
+        metrics: dict[str, float],
         average: Average | None = None,
     ) -> None:
         """Save on every process and report the checkpoint to Ray Train once it is on the run's storage.
@@ -161,13 +158,12 @@ class Checkpoints:
         # Programs that DeepSpeed puts beside its files: nobody should run code out of a checkpoint.
         for script in folder.rglob("*.py"):
             script.unlink()
-        score = metrics[SCORE]
         about = Manifest(
             rank=self._rank,
             world_size=self._world_size,
             zero_stage=self._zero_stage,
             step=state.step,
-            score=None if score == UNSCORED else score,
+            metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
             loop=asdict(state),
         )
 
@@ -178,7 +174,7 @@ class Checkpoints:
                 self._uploaded.set()
 
         ray.train.report(
-            metrics,
+            {SCORE: _UNSCORED, **about.metrics},
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
             checkpoint_dir_name=name,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
@@ -197,12 +193,34 @@ class Checkpoints:
         patiently(lambda: write_whole(self._fs, f"{target}/{Manifest.name(self._rank)}", content), f"saving {name}")
         return ray.train.Checkpoint(target, self._filesystem)
 
-    def _sweep(self, reported: set[str]) -> None:
-        """Delete what a crash left: folders of checkpoints that Ray Train does not know of."""
+    def _known(self) -> list[str]:
+        """The names of the checkpoints that Ray Train knows of, after it learnt of those that it should know.
+
+        A crash may come between a checkpoint's last file and its report: what is whole and newer than all that were
+        reported is reported now. Everything else is what a crash left of storing or deleting, and is deleted.
+        """
+        reported = [Path(one.checkpoint.path).name for one in ray.train.get_all_reported_checkpoints()]
+        shared: list[list[Stored]] = [[]]
+        if self._rank == 0:
+            whole = patiently(partial(manifest.list_stored, self._fs, self._root), "looking at the run's storage")
+            shared = [[one for one in whole if one.name > max(reported, default="")]]
+            self._sweep({*reported, *(one.name for one in shared[0])})
+        dist.broadcast_object_list(shared)
+        for one in shared[0]:
+            ray.train.report(
+                {SCORE: _UNSCORED, **one.manifests[0].metrics},
+                checkpoint=ray.train.Checkpoint(one.path, self._filesystem),
+                checkpoint_dir_name=one.name,
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+            )
+        return [*reported, *(one.name for one in shared[0])]
+
+    def _sweep(self, kept: set[str]) -> None:
+        """Delete what a crash left: folders of checkpoints other than those in ``kept``."""
         self._fs.invalidate_cache()
         for path in patiently(partial(self._fs.ls, self._root, detail=False), "looking at the run's storage"):
             name = path.rstrip("/").rsplit("/", 1)[-1]
-            if name.startswith(manifest.PREFIX) and name not in reported:
+            if name.startswith(manifest.PREFIX) and name not in kept:
                 print(f"deleting {name}, which was not finished", flush=True)
                 patiently(partial(self._fs.rm, path, recursive=True), f"deleting {name}")
 

@@ -21,8 +21,9 @@ from rayzero.studies.loading import Source, read_examples, stream
 from rayzero.training import engine as engines
 from rayzero.training.average import Average
 from rayzero.training.batches import collate
-from rayzero.training.checkpoint import SCORE, UNSCORED, Checkpoints, LoopState
+from rayzero.training.checkpoint import Checkpoints, LoopState
 from rayzero.training.gradient_cache import cached_backward
+from rayzero.training.manifest import SCORE
 from rayzero.training.maps import sample_maps
 from rayzero.training.monitor import Monitor
 from rayzero.training.nonfinite import examined, guard
@@ -157,12 +158,7 @@ class _Worker:
         """Validate, report and save when the step calls for it."""
         training, state = self.training, self.state
         last = state.step == self.timeline.steps
-        metrics: dict[str, float] = {
-            **values,
-            "step": state.step,
-            "images_seen": state.images_seen,
-            SCORE: UNSCORED,
-        }
+        metrics: dict[str, float] = {**values, "step": state.step, "images_seen": state.images_seen}
         if training.validate_every:
             due = _every(training.validate_every, state.step)
         else:

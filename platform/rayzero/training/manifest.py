@@ -19,6 +19,8 @@ from rayzero.config import nearest
 from rayzero.training.errors import TrainingError
 
 PREFIX = "checkpoint-"
+SCORE = "checkpoint_score"
+"""The reported figure by which Ray Train decides which checkpoints are the best."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,14 @@ class StoredFile:
 class Manifest:
     """What process ``rank`` of ``world_size`` stored of a checkpoint.
 
-    ``loop`` is the loop's own state; ``score`` says how good the weights are on the validation split, the higher the
-    better, and None where they were not validated.
+    ``loop`` is the loop's own state; ``metrics`` are the figures that were reported with it.
     """
 
     rank: int
     world_size: int
     zero_stage: int
     step: int
-    score: float | None
+    metrics: dict[str, float]
     loop: dict[str, Any]
     files: dict[str, StoredFile] = field(default_factory=dict)
 
@@ -80,8 +81,8 @@ class Stored:
 
     @property
     def score(self) -> float | None:
-        """See ``Manifest``."""
-        return self.manifests[0].score
+        """How good the weights are on the validation split, the higher the better; None where not validated."""
+        return self.manifests[0].metrics.get(SCORE)
 
 
 def describe(folder: Path) -> dict[str, StoredFile]:

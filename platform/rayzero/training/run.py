@@ -22,10 +22,10 @@ from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
-from rayzero.training.checkpoint import SCORE
 from rayzero.training.errors import TrainingError
 from rayzero.training.features import training_sources
 from rayzero.training.loop import Job, train_worker
+from rayzero.training.manifest import SCORE
 from rayzero.training.run_storage import train_storage
 from rayzero.training.timeline import Timeline
 
