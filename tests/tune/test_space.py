@@ -24,7 +24,8 @@ def prepared(text: str, folder: Path, **options: str) -> Sweep:
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_spaces_are_valid_at_all_ends(path: Path) -> None:
     sweep = prepare(load_space(path), path.stem)
-    plan(sweep.base, sweep.space.halving, examples=10_000, largest_batch=512)
+    largest = max(config.training.largest_batch for config in sweep.extremes)
+    plan(sweep.base, sweep.space.halving, examples=10_000, largest_batch=largest)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
         override(sweep.base, sweep.space.settings(sweep.space.suggest(study.ask())))
