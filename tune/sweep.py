@@ -74,12 +74,15 @@ class Sweep:
 def prepare(space: Space, name: str, overrides: Sequence[str] = (), *, database: str = "") -> Sweep:
     """Check every setting that the sweep touches before a trial starts.
 
-    ``database`` is an SQLAlchemy URL; by default a file in the sweep's folder. Raises ConfigError for an unknown key,
+    ``overrides`` go above those of the space. ``database`` is an SQLAlchemy URL; by default a file in the sweep's
+    folder. Raises ConfigError for an unknown key,
     when an end of the space is not a valid value, for an objective that no run reports, or for a database that cannot
     be reached.
     """
     preset = registry.resolve(preset_config(space.preset, overrides))
-    base = override(preset, {**space.overrides, "name": name})
+    given = {text.split("=")[0] for text in overrides}
+    kept = {key: value for key, value in space.overrides.items() if key not in given}
+    base = override(preset, {**kept, "name": name})
     extremes = [override(base, space.settings(chosen)) for chosen in ({}, *space.corners())]
     for config in extremes:
         registry.resolve(config)

@@ -71,7 +71,10 @@ TEXTS = "data.texts: {type: choice, values: [sentences, caption]}"
         ),
         (f"parameters: {{{TEXTS}}}\nfollows: {{data.text: {{caption: {{}}}}}}", "did you mean 'data.texts'?"),
         (f"parameters: {{{TEXTS}}}\nfollows: {{data.texts: {{report: {{}}}}}}", "is none of its values"),
-        (f"parameters: {{{TEXTS}}}\nfollows: {{data.texts: {{caption: {{model.blocs: 1}}}}}}", "did you mean 'blocks'?"),
+        (
+            f"parameters: {{{TEXTS}}}\nfollows: {{data.texts: {{caption: {{model.blocs: 1}}}}}}",
+            "did you mean 'blocks'?",
+        ),
         ("parameters: {loss: {type: choice, values: [a, b]}}\nfollows: {loss: {a: {}}}", "says nothing of ['b']"),
     ],
 )
@@ -154,4 +157,6 @@ def test_halving_that_does_not_fit_the_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"set training.epochs=9"):
         plan(override(base, {"training.epochs": 4}), Halving(), examples=500, largest_batch=48)
     with pytest.raises(ConfigError, match="too few for halving"):
-        plan(override(base, {"training.steps": 4, "training.warmup_steps": 0}), Halving(), examples=500, largest_batch=48)
+        plan(
+            override(base, {"training.steps": 4, "training.warmup_steps": 0}), Halving(), examples=500, largest_batch=48
+        )

@@ -117,6 +117,8 @@ def _trials(database: str) -> list[FrozenTrial]:
 def _has_hparams(path: Path) -> bool:
     events = EventAccumulator(str(path))
     events.Reload()
-    return "hparams" in events.PluginTagToContent("hparams").__repr__() if "_hparams_/experiment" in str(
-        events.Tags()
-    ) else bool(events.summary_metadata and any("hparams" in tag for tag in events.summary_metadata))
+    return (
+        "hparams" in events.PluginTagToContent("hparams").__repr__()
+        if "_hparams_/experiment" in str(events.Tags())
+        else bool(events.summary_metadata and any("hparams" in tag for tag in events.summary_metadata))
+    )
