@@ -66,7 +66,9 @@ def _cause(error: BaseException) -> str:
     root = getattr(error, "orig", None) or error
     if isinstance(root, ImportError):
         return f"its driver is not installed ({root}); pip install 'rayzero[postgres]'"
-    return f"cannot be reached ({str(root).strip().splitlines()[0]})"
+    # pg8000 gives the fields of the server's answer.
+    fields = root.args[0] if root.args and isinstance(root.args[0], dict) else {}
+    return f"cannot be reached ({fields.get('M') or str(root).strip().splitlines()[0]})"
 
 
 def open_study(

@@ -32,6 +32,7 @@ def test_shipped_spaces_are_valid_at_all_ends(path: Path) -> None:
 
 
 TEMPERATURE = "model.temperature: {type: float, low: 0.1, high: 0.2}"
+SENTENCES = "type: int, low: 1, high: 3"
 TEXTS = "data.texts: {type: choice, values: [sentences, caption]}"
 
 
@@ -56,17 +57,17 @@ TEXTS = "data.texts: {type: choice, values: [sentences, caption]}"
         (f"parameters: {{{TEMPERATURE}}}\nobjectives: [{{metric: validation/loss}}]", "training.monitor=loss"),
         (f"parameters: {{{TEMPERATURE}}}\nsampler: grid", "sampler=grid takes choices"),
         (f"parameters: {{{TEMPERATURE}}}\nstart: [{{model.temperature: 0.5}}]", "outside of [0.1, 0.2]"),
-        (f"parameters: {{{TEMPERATURE}}}\nstart: [{{model.temprature: 0.1}}]", "did you mean 'model.temperature'?"),
+        (f"parameters: {{{TEMPERATURE}}}\nstart: [{{model.temprature: 0.1}}]", "mean 'model.temperature'?"),
         (
-            f"parameters: {{{TEMPERATURE}}}\nhalving: {{}}\nobjectives: [{{metric: loss}}, {{metric: images_per_second}}]",
+            f"parameters: {{{TEMPERATURE}}}\nhalving: {{}}\nobjectives: [{{metric: loss}}, {{metric: time_total_s}}]",
             "halving compares trials by one objective",
         ),
         (
-            f"parameters: {{{TEXTS}, data.caption_sentences: {{type: int, low: 1, high: 3, when: {{data.text: [x]}}}}}}",
+            f"parameters: {{{TEXTS}, data.caption_sentences: {{{SENTENCES}, when: {{data.text: [x]}}}}}}",
             "did you mean 'data.texts'?",
         ),
         (
-            f"parameters: {{{TEXTS}, data.caption_sentences: {{type: int, low: 1, high: 3, when: {{data.texts: [x]}}}}}}",
+            f"parameters: {{{TEXTS}, data.caption_sentences: {{{SENTENCES}, when: {{data.texts: [x]}}}}}}",
             "is not among ['sentences', 'caption']",
         ),
         (f"parameters: {{{TEXTS}}}\nfollows: {{data.text: {{caption: {{}}}}}}", "did you mean 'data.texts'?"),
