@@ -7,9 +7,11 @@ python -m tune.sweep --space tune/spaces/radzero.yaml data.lake=s3://bucket/lake
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,9 +77,8 @@ def prepare(space: Space, name: str, overrides: Sequence[str] = (), *, database:
     """Check every setting that the sweep touches before a trial starts.
 
     ``overrides`` go above those of the space. ``database`` is an SQLAlchemy URL; by default a file in the sweep's
-    folder. Raises ConfigError for an unknown key,
-    when an end of the space is not a valid value, for an objective that no run reports, or for a database that cannot
-    be reached.
+    folder. Raises ConfigError for an unknown key, when an end of the space is not a valid value, for an objective that
+    no run reports, or for a database that cannot be reached.
     """
     preset = registry.resolve(preset_config(space.preset, overrides))
     given = {text.split("=")[0] for text in overrides}
@@ -125,10 +126,12 @@ def run_sweep(sweep: Sweep, *, resume: bool = False) -> SweepResult:
     Needs a Ray cluster with its dashboard (Ray Train's cleaner asks it). Raises ConfigError or LakeError before any
     trial starts, and ConfigError with the first trial's error when none finished.
     """
-    lake = _open_lake(sweep)
+    with _only_driver(sweep):
+        return _run_sweep(sweep, _open_lake(sweep), resume=resume)
+
+
+def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
     budget = _budget(sweep, lake)
-    if "://" not in sweep.folder:
-        Path(sweep.folder).mkdir(parents=True, exist_ok=True)
     storage = open_storage(sweep.database)
     study = open_study(storage, sweep.name, sweep.space, budget, seed=sweep.base.seed, resume=resume)
     _warm_features(sweep.base, lake)
@@ -146,6 +149,21 @@ def run_sweep(sweep: Sweep, *, resume: bool = False) -> SweepResult:
     files = report_files(result, command=f"optuna-dashboard {shown(sweep.database)}")
     write_pages(sweep.folder, {**files, "best.yaml": preset_text(result, preset)})
     return result
+
+
+@contextmanager
+def _only_driver(sweep: Sweep) -> Iterator[None]:
+    """Two drivers of one sweep would take up the same trials. The system lets go of the lock of one that is killed."""
+    if "://" in sweep.folder:
+        yield
+        return
+    Path(sweep.folder).mkdir(parents=True, exist_ok=True)
+    with Path(sweep.folder, "driver.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"sweep {sweep.name!r} in {sweep.folder} is being run by another process") from None
+        yield
 
 
 def train_winner(sweep: Sweep, result: SweepResult) -> str:
