@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from rayzero.evaluation.charts import COLOURS, INK, SOFT, svg
 from tune.answer import SweepResult, Trial
@@ -191,5 +192,9 @@ def _scale(axes: Axes, which: str, trials: Sequence[Trial], name: str) -> None:
     if _is_numeric(trials, name) and min(values) > 0 and isinstance(max(values), float):
         if math.log10(max(values) / min(values)) > _DECADES:
             (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    elif not _is_numeric(trials, name):
+            axis = axes.xaxis if which == "x" else axes.yaxis
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
+    elif len(set(values)) <= 4:
         axes.margins(x=0.25 if which == "x" else None, y=0.25 if which == "y" else None)

@@ -131,6 +131,8 @@ def run_sweep(sweep: Sweep, *, resume: bool = False) -> SweepResult:
 
 
 def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
+    # Tune's table tells what Optuna would log.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     budget = _budget(sweep, lake)
     storage = open_storage(sweep.database)
     study = open_study(storage, sweep.name, sweep.space, budget, seed=sweep.base.seed, resume=resume)
