@@ -28,12 +28,12 @@ from rayzero.storage import open_url
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
 from rayzero.training.export import export_run
-from rayzero.training.features import training_sources
+from rayzero.training.features import cache_key, training_sources
 from rayzero.training.run import pretrain
 from tune.answer import SweepResult, Trial, collect
 from tune.budget import Budget, plan
 from tune.report import preset_text, report_files
-from tune.space import Choice, Space, load_space
+from tune.space import Choice, Parameters, Space, load_space
 from tune.study import (
     IMAGES_PER_SECOND,
     NUMBER,
@@ -136,7 +136,7 @@ def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
     budget = _budget(sweep, lake)
     storage = open_storage(sweep.database)
     study = open_study(storage, sweep.name, sweep.space, budget, seed=sweep.base.seed, resume=resume)
-    _warm_features(sweep.base, lake)
+    _warm_features(sweep, lake)
     deadline = None if sweep.space.hours is None else time.monotonic() + 3600 * sweep.space.hours
     _run_trials(sweep, study, budget, f"{sweep.folder}/trials", deadline)
     repeats = None
@@ -278,10 +278,26 @@ def _budget(sweep: Sweep, lake: Lake) -> Budget:
     return plan(base, sweep.space.halving, examples=examples, largest_batch=largest)
 
 
-def _warm_features(base: Config, lake: Lake) -> None:
-    """Fill the feature cache once, before trials would each fill it; trials that change its key make their own."""
-    config = registry.resolve(base)
-    if config.vision.cache_features:
+def _warm_features(sweep: Sweep, lake: Lake) -> None:
+    """Fill the feature caches before trials start: two would fill the same, and wait for CPUs that all of them hold."""
+    caches: dict[str, Config] = {}
+    points: list[Parameters] = [{}]
+
+    def key(point: Parameters) -> str:
+        config = registry.resolve(override(sweep.base, sweep.space.settings(point)))
+        name = cache_key(config, lake, "train") if config.vision.cache_features else ""
+        if name:
+            caches.setdefault(name, config)
+        return name
+
+    plain = key({})
+    for name in sweep.space.parameters:
+        values = [corner for corner in sweep.space.corners() if name in corner]
+        if any(key(corner) != plain for corner in values):
+            points = [{**point, **corner} for point in points for corner in values]
+    for point in points:
+        key(point)
+    for config in caches.values():
         training_sources(config, lake, ["train", "validation"])
 
 
