@@ -221,31 +221,36 @@ def _repeat(
     sweep: Sweep, result: SweepResult, storage: optuna.storages.RDBStorage, budget: Budget, deadline: float | None
 ) -> optuna.Study:
     """Run the best trials with seeds that the sweep did not use, as a study of its own."""
-    repeats = sweep.space.repeats
-    assert repeats is not None
-    best = [str(trial.number) for trial in result.of("complete")[: repeats.top]]
-    seeds = [sweep.base.seed + 1 + index for index in range(repeats.seeds)]
-    by_number = {str(trial.number): trial for trial in result.trials}
-    space = Space(
-        preset=sweep.space.preset,
-        parameters={"of": Choice(type="choice", values=(*best,)), "seed": Choice(type="choice", values=(*seeds,))},
-        follows={
-            "of": {number: sweep.space.settings(by_number[number].parameters) for number in best},
-            "seed": {seed: {"seed": seed} for seed in seeds},
-        },
-        objectives=sweep.space.objectives,
-        sampler="grid",
-        retries=sweep.space.retries,
-        max_concurrent=sweep.space.max_concurrent,
-    )
+    assert sweep.space.repeats is not None
+    best = [str(trial.number) for trial in result.of("complete")[: sweep.space.repeats.top]]
+    space = repeats_space(sweep.space, result, best, sweep.base.seed)
     # Trials that a resumed sweep adds may change which are the best: those are other repeats.
     label = "repeats-" + "-".join(best)
     name = f"{sweep.name}.{label}"
     known = name in optuna.study.get_all_study_names(storage)
     study = open_study(storage, name, space, budget, seed=sweep.base.seed, resume=known)
-    print(f"repeating trials {', '.join(best)} with {len(seeds)} seeds each", flush=True)
+    print(f"repeating trials {', '.join(best)} with {sweep.space.repeats.seeds} seeds each", flush=True)
     _run_trials(replace(sweep, space=space), study, Budget(budget.images, None), f"{sweep.folder}/{label}", deadline)
     return study
+
+
+def repeats_space(space: Space, result: SweepResult, best: Sequence[str], seed: int) -> Space:
+    """The trials numbered ``best`` times seeds after the sweep's own ``seed``, as a grid."""
+    assert space.repeats is not None
+    seeds = range(seed + 1, seed + 1 + space.repeats.seeds)
+    parameters = {str(trial.number): trial.parameters for trial in result.trials}
+    return Space(
+        preset=space.preset,
+        parameters={"of": Choice(type="choice", values=(*best,)), "repeat": Choice(type="choice", values=(*seeds,))},
+        follows={
+            "of": {number: space.settings(parameters[number]) for number in best},
+            "repeat": {one: {"seed": one} for one in seeds},
+        },
+        objectives=space.objectives,
+        sampler="grid",
+        retries=space.retries,
+        max_concurrent=space.max_concurrent,
+    )
 
 
 def concurrent_trials(configs: Sequence[Config]) -> int:

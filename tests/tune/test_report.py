@@ -12,7 +12,8 @@ from rayzero.config import parse_config
 from tune.answer import Repeated, SweepResult, Trial, importance, mean_interval
 from tune.budget import Budget
 from tune.report import preset_text, report_files
-from tune.space import Objective
+from tune.space import FloatRange, Objective, Repeats, Space
+from tune.sweep import repeats_space
 
 AUROC = Objective()
 SPEED = Objective(metric="images_per_second")
@@ -67,6 +68,19 @@ def test_repeats_decide_over_luck() -> None:
     rows = (Repeated(1, {}, (0.88, 0.9), *mean_interval((0.88, 0.9))), Repeated(0, {}, (0.8, 0.9), 0.85, 0.2, 1.0))
     assert a_result().best.number == 0
     assert a_result(repeated=rows).best.number == 1
+
+
+def test_repeats_are_the_best_with_seeds_of_their_own() -> None:
+    space = Space(
+        preset="quickstart",
+        parameters={"model.temperature": FloatRange(type="float", low=0.01, high=1.0)},
+        repeats=Repeats(top=2, seeds=2),
+    )
+    repeats = repeats_space(space, a_result(), ["1", "0"], seed=42)
+    settings = [repeats.settings(point) for point in repeats.grid()]
+    assert [(one["model.temperature"], one["seed"]) for one in settings] == [
+        (0.04, 43), (0.04, 44), (0.02, 43), (0.02, 44)
+    ]  # fmt: skip
 
 
 def test_the_page_and_its_numbers() -> None:
