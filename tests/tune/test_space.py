@@ -145,6 +145,7 @@ def test_trials_see_equally_many_images_whatever_their_batch(tmp_path: Path) -> 
     base = override(prepared(CONDITIONAL, tmp_path).base, {"training.steps": 90, "training.warmup_steps": 9})
     budget = plan(base, Halving(reduction=3, rungs=2), examples=500, largest_batch=48)
     assert (budget.images, budget.unit) == (90 * 32, 320)
+    assert budget.unit is not None
     for batch in (16, 32, 48):
         trial = override(base, {"training.batch_size": batch})
         training = override(trial, budget.settings(trial)).training

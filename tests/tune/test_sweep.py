@@ -100,7 +100,7 @@ def _wait(found: Callable[[], list[Any]], driver: subprocess.Popen[bytes]) -> li
 
 def _worker_pids() -> list[int]:
     alive = list_actors(filters=[("state", "=", "ALIVE")])
-    return [actor.pid for actor in alive if actor.class_name == "RayTrainWorker"]
+    return [actor.pid for actor in alive if actor.class_name == "RayTrainWorker" and actor.pid]
 
 
 def _finished(database: str) -> list[FrozenTrial]:
