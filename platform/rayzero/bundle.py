@@ -180,6 +180,14 @@ def update_card(url: str, values: dict[str, Any]) -> None:
     fs.pipe_file(f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
 
 
+def fingerprint(url: str) -> str:
+    """The weights of the bundle at ``url`` by their checksum. Raises BundleError without one."""
+    fs, root = open_url(url)
+    if not fs.exists(f"{root}/checksums.json"):
+        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
+    return _checksums(fs, root, url)["model.safetensors"]
+
+
 def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
     """Load a bundle for inference. Raises BundleError when a file is absent, altered or of another format."""
     with _local_copy(url) as folder:
