@@ -22,6 +22,7 @@ ROOMS = {
     "encoders": set(),
     "alignment": {"encoders", "ops"},
     "bundle": {"alignment", "studies"},
+    "index": {"alignment"},
     "training": {"alignment", "bundle", "encoders", "ops", "studies"},
     "evaluation": {"alignment", "bundle", "phantom", "studies"},
 }

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
-from rayzero.config import Config, dump_yaml, load_config
+from rayzero.config import Config, dump_yaml, load_config, parse_config
 from rayzero.storage import open_url
 from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
@@ -178,6 +178,27 @@ def update_card(url: str, values: dict[str, Any]) -> None:
     sums = {**_checksums(fs, root, url), "card.json": hashlib.sha256(text).hexdigest()}
     fs.pipe_file(f"{root}/card.json", text)
     fs.pipe_file(f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
+
+
+def read_bundle_card(url: str) -> tuple[Config, dict[str, Any]]:
+    """Settings and card of the bundle at ``url``, without its weights. Raises BundleError as ``load_bundle``."""
+    fs, root = open_url(url)
+    if not fs.exists(f"{root}/checksums.json"):
+        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
+    sums = _checksums(fs, root, url)
+    texts = {name: fs.cat_file(f"{root}/{name}") for name in ("config.yaml", "card.json")}
+    for name, text in texts.items():
+        if hashlib.sha256(text).hexdigest() != sums[name]:
+            raise BundleError(f"{url}: {name} does not match its checksum; export or download the bundle again")
+    return parse_config(texts["config.yaml"].decode()), json.loads(texts["card.json"])
+
+
+def bundle_checksum(url: str) -> str:
+    """SHA-256 that identifies the bundle at ``url``, every file of it. Raises BundleError without one."""
+    fs, root = open_url(url)
+    if not fs.exists(f"{root}/checksums.json"):
+        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
+    return hashlib.sha256(fs.cat_file(f"{root}/checksums.json")).hexdigest()
 
 
 def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
