@@ -65,7 +65,8 @@ def _ct_slice(place: float) -> bytes:
     """The smallest CT file that reads."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = uid.CTImageStorage, "1.2.3"
+    meta.MediaStorageSOPClassUID = uid.CTImageStorage
+    meta.MediaStorageSOPInstanceUID = uid.UID("1.2.3")
     ds = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     ds.SOPClassUID, ds.SOPInstanceUID = uid.CTImageStorage, "1.2.3"
     ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.PatientName = "1.2.3", "1.2.3", "Roe^Richard"
