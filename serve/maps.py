@@ -168,7 +168,8 @@ def _plane(grid: Float, geometry: AnyGeometry, side: int, z: int | None) -> Floa
     if isinstance(geometry, VolumeGeometry):
         assert z is not None, "a volume is drawn by the slice"
         scaled = _scaled(geometry, (geometry.shape[0], *_within(geometry.shape[1:], side)))
-        return scaled.restore(grid, slice(z, z + 1))[0]
+        section: Float = scaled.restore(grid, slice(z, z + 1))[0]
+        return section
     height, width = _within((geometry.height, geometry.width), side)
     return Geometry(height, width, geometry.kind).restore(grid)
 

@@ -59,15 +59,15 @@ async def _matches(
 ) -> list[Hit]:
     about = client.description
     if sentence is not None:
-        found = await client.search(index, "", None, sentence=sentence.sentence, count=count)
-        assert found is not None, "a search by text needs no image"
+        matches = await client.search(index, "", None, sentence=sentence.sentence, count=count)
+        assert matches is not None, "a search by text needs no image"
     else:
         subject = await service.subject(source, {}, about)
 
         async def search(given: ModelInput | None) -> list[Match] | None:
             return await client.search(index, subject.key, given, sentence=None, count=count)
 
-        _, found = await service.put(about, subject, search, Clock(about.name))
+        _, matches = await service.put(about, subject, search, Clock(about.name))
     return [
         Hit(
             rank=0,
@@ -77,7 +77,7 @@ async def _matches(
             image_id=match.image_id,
             study_ids=list(match.study_ids),
         )
-        for match in found
+        for match in matches
     ]
 
 

@@ -203,7 +203,8 @@ class Service:
     async def subject(self, source: Source, companions: Mapping[Companion, Source], about: Description) -> Subject:
         """The images of a request, read and of the kind that the model reads. Raises Problem (4xx)."""
         check_companions(companions, about)
-        for field, one in {"file": source, **companions}.items():
+        given: dict[str, Source] = {"file": source, **{str(name): one for name, one in companions.items()}}
+        for field, one in given.items():
             if one.data:
                 # Told apart before anything is decoded.
                 check_kind(kind_of(one.data), about.kind, field)

@@ -75,5 +75,7 @@ def to_input(subject: Subject, about: Description) -> Prepared:
         return Prepared(ModelInput(film), geometry)
     companions = {name: one.image for name, one in subject.companions.items()}
     views = [image, *(companions.get(name) for name in COMPANIONS)]
+    height, width = image.shape
+    geometry = Geometry(height, width, about.data.geometry)
     pixels, present = prepare_views(views, about.data, about.resolution)
-    return Prepared(ModelInput(np.asarray(pixels), tuple(present)), Geometry(*image.shape, about.data.geometry))
+    return Prepared(ModelInput(np.asarray(pixels), tuple(present)), geometry)
