@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rayzero.studies.dicom import parse
-from rayzero.studies.errors import StudyFileError, brief
+from rayzero.studies.errors import StudyFileError
 from rayzero.studies.series import MAX_SLICES
 from rayzero.studies.volumes import is_litter
 
@@ -40,8 +40,9 @@ def read_headers(data: bytes) -> list[dict[str, Any]]:
             return [_read(member) for member in _members(archive)]
     except StudyFileError:
         raise
-    except Exception as error:  # zipfile and its decompressors raise many types on damaged archives
-        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({brief(error)})") from error
+    except Exception as error:  # zipfile raises many types on damaged archives, and names the file in its message
+        cause = type(error).__name__
+        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({cause})") from error
 
 
 def _members(archive: zipfile.ZipFile) -> Iterator[bytes]:

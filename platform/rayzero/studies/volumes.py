@@ -51,7 +51,9 @@ def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = No
     except StudyFileError:
         raise
     except Exception as error:  # zipfile and its decompressors raise many types on damaged archives
-        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({brief(error)})") from error
+        # A library's own message names the file of the archive.
+        cause = type(error).__name__ if anonymous else brief(error)
+        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({cause})") from error
 
 
 def is_litter(path: str) -> bool:
