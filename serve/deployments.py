@@ -153,8 +153,11 @@ class Shelf:
 class HandleClient:
     """A model behind a Serve handle; ``resident`` unless it shares replicas that load it when it is asked."""
 
-    def __init__(self, handle: DeploymentHandle[Any], description: Description, *, resident: bool = True) -> None:
+    def __init__(
+        self, handle: DeploymentHandle[Any], description: Description, *, seconds: float, resident: bool = True
+    ) -> None:
         self._handle = handle
+        self._seconds = seconds
         self._resident = resident
         self.description = description
 
@@ -163,7 +166,8 @@ class HandleClient:
     ) -> Answer | None:
         """See ``ModelClient.answer``. Raises Problem (503) when the model is overloaded or its replica died."""
         with _replica():
-            answer: Answer | None = await self._handle.answer.remote(key, given, prompts, maps, top)
+            call = self._handle.answer.remote(key, given, prompts, maps, top)
+            answer: Answer | None = await asyncio.wait_for(call, self._seconds)
         return answer
 
     async def search(
@@ -171,7 +175,8 @@ class HandleClient:
     ) -> list[Match] | None:
         """See ``ModelClient.search``. Raises Problem (503) likewise."""
         with _replica():
-            found: list[Match] | None = await self._handle.search.remote(index, key, given, sentence, count)
+            call = self._handle.search.remote(index, key, given, sentence, count)
+            found: list[Match] | None = await asyncio.wait_for(call, self._seconds)
         return found
 
     async def check(self) -> None:
@@ -184,7 +189,7 @@ class HandleClient:
 def _replica() -> Iterator[None]:
     try:
         yield
-    except (RayServeException, RayActorError):
+    except (RayServeException, RayActorError, TimeoutError):
         # Said here, before Serve turns it into plain text of its own.
         detail = "The model is overloaded or starting; try again in a few seconds."
         raise Problem(503, "model-unavailable", detail, retry_after_s=2) from None
@@ -210,12 +215,16 @@ class Web:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve once the models are up: what they are decides what the routes answer."""
         args = self._args
-        clients = [HandleClient(handle, await handle.describe.remote()) for handle in self._handles.values()]
+        seconds = args.limits.answer_seconds
+        clients = [
+            HandleClient(handle, await handle.describe.remote(), seconds=seconds) for handle in self._handles.values()
+        ]
         if self._shelf is not None:
             clients += [
                 HandleClient(
                     self._shelf.options(multiplexed_model_id=name),
                     await asyncio.to_thread(_read, name, url),
+                    seconds=seconds,
                     resident=False,
                 )
                 for name, url in args.shelf.items()

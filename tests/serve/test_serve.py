@@ -17,7 +17,7 @@ import ray
 from ray import serve
 
 from serve.app import start
-from serve.settings import AppArgs
+from serve.settings import AppArgs, Limits
 from tests.serve.conftest import png
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -45,9 +45,16 @@ def http(bundle_url: str, study_bundle_url: str, examples_folder: str, metrics_p
         _metrics_export_port=metrics_port,
     )
     shelf = {"rare": bundle_url, "studies": study_bundle_url}
-    args = AppArgs(bundles={"radzero": bundle_url}, shelf=shelf, shelf_models=1, examples=examples_folder, threads=1)
+    args = AppArgs(
+        bundles={"radzero": bundle_url},
+        shelf=shelf,
+        shelf_models=1,
+        limits=Limits(answer_seconds=20),
+        examples=examples_folder,
+        threads=1,
+    )
     url = start(args, port=free_port())
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=url, timeout=100, trust_env=False) as client:
         yield client
     serve.shutdown()
     ray.shutdown()
