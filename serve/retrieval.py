@@ -59,8 +59,9 @@ async def _matches(
 ) -> list[Hit]:
     about = client.description
     if sentence is not None:
-        matches = await client.search(index, "", None, sentence=sentence.sentence, count=count)
-        assert matches is not None, "a search by text needs no image"
+        found = await client.search(index, "", None, sentence=sentence.sentence, count=count)
+        assert found is not None, "a search by text needs no image"
+        matches = found
     else:
         subject = await service.subject(source, {}, about)
 

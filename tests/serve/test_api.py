@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import ASGIApp
 
 from rayzero.bundle import load_bundle
 from rayzero.config import override
@@ -250,11 +251,13 @@ def test_requests_have_an_id_and_a_line_in_the_log_without_what_they_held(
 
 
 def test_limits_hold_while_a_body_streams_in(model: LocalClient, reader: Sandbox) -> None:
-    limits = Limits(file_bytes=4096, held_bytes=2**20 + 3000, body_seconds=0.3, requests_per_minute=4)
-    service = Service([model], ExampleSet([]), limits, reader=reader)
-    api = create_api(service, token=None)
+    limits = Limits(file_bytes=4096, held_bytes=2**20 + 3000, requests_per_minute=4)
+    patient, hasty = (
+        create_api(Service([model], ExampleSet([]), kept, reader=reader), token=None)
+        for kept in (limits, limits.model_copy(update={"body_seconds": 0.3}))
+    )
 
-    async def send(chunks: int, size: int, pause: float, client: str) -> tuple[int, str, int]:
+    async def send(chunks: int, size: int, pause: float, client: str, api: ASGIApp = patient) -> tuple[int, str, int]:
         asked, status, out = 0, 0, b""
 
         async def receive() -> dict:
@@ -282,7 +285,7 @@ def test_limits_hold_while_a_body_streams_in(model: LocalClient, reader: Sandbox
     status, slug, asked = asyncio.run(send(1000, 2**17, 0.0, "a"))
     assert (status, slug) == (413, "file-too-large")
     assert asked < 12
-    assert asyncio.run(send(1000, 10, 0.05, "b"))[:2] == (408, "request-too-slow")
+    assert asyncio.run(send(1000, 10, 0.05, "b", hasty))[:2] == (408, "request-too-slow")
 
     async def two() -> list[tuple[int, str, int]]:
         return await asyncio.gather(*(send(9, 2**16, 0.01, name) for name in ("c", "d")))
