@@ -16,7 +16,7 @@ import torch
 
 from jobs.command import main, whole_number
 from rayzero.alignment.base import ImageFeatures
-from rayzero.bundle import Bundle, bundle_checksum, load_bundle
+from rayzero.bundle import Bundle, fingerprint, load_bundle
 from rayzero.config import ConfigError
 from rayzero.index import CANDIDATES, Entries, Float, save_index, unit
 from rayzero.studies.examples import admitted
@@ -68,7 +68,7 @@ def build_index(bundle_url: str, lake_url: str, out: str, *, splits: Sequence[st
         grid=grid,
     )
     recall = _recall(bundle, entries)
-    save_index(out, entries, checksum=bundle_checksum(bundle_url), recall=recall)
+    save_index(out, entries, checksum=fingerprint(bundle_url), recall=recall)
     return {"sentences": len(sentences), "images": len(images), "recall": recall}
 
 

@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from rayzero.alignment.base import ImageFeatures
-from rayzero.bundle import bundle_checksum, read_bundle_card
+from rayzero.bundle import fingerprint, read_bundle_card
 from rayzero.config import ConfigError, nearest
 from rayzero.index import load_index
 from serve.api import create_api
@@ -242,4 +242,4 @@ class Web:
 
 def _read(name: str, url: str) -> Description:
     config, card = read_bundle_card(url)
-    return describe(name, config, card, bundle_checksum(url))
+    return describe(name, config, card, fingerprint(url))

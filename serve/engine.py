@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import pad
 
 from rayzero.alignment.base import ImageFeatures, TextFeatures
-from rayzero.bundle import Bundle, bundle_checksum, load_bundle
+from rayzero.bundle import Bundle, fingerprint, load_bundle
 from rayzero.config import Companion, Config, DataConfig
 from rayzero.index import CANDIDATES, VectorIndex
 from rayzero.studies.examples import COMPANIONS
@@ -96,7 +96,7 @@ class Engine:
     @classmethod
     def load(cls, name: str, url: str, device: str, cached_prompts: int) -> Engine:
         """The engine of the bundle at ``url``. Raises BundleError when it is absent, damaged or of another format."""
-        return cls(name, load_bundle(url, device), bundle_checksum(url), cached_prompts)
+        return cls(name, load_bundle(url, device), fingerprint(url), cached_prompts)
 
     def encode(self, given: Sequence[ModelInput]) -> list[ImageFeatures]:
         """Features of B prepared images or studies, each on its own."""

@@ -171,11 +171,10 @@ def save_bundle(url: str, model: PretrainingModel, config: Config, card: dict[st
 def update_card(url: str, values: dict[str, Any]) -> None:
     """Lay ``values`` over the card of the bundle at ``url``, checksum included. Raises BundleError without one."""
     fs, root = open_url(url)
-    if not fs.exists(f"{root}/checksums.json"):
-        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
+    sums = _checksums(fs, root, url)
     card = {**json.loads(fs.cat_file(f"{root}/card.json")), **values}
     text = json.dumps(card, indent=2, sort_keys=True).encode()
-    sums = {**_checksums(fs, root, url), "card.json": hashlib.sha256(text).hexdigest()}
+    sums = {**sums, "card.json": hashlib.sha256(text).hexdigest()}
     fs.pipe_file(f"{root}/card.json", text)
     fs.pipe_file(f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
 
@@ -183,8 +182,6 @@ def update_card(url: str, values: dict[str, Any]) -> None:
 def read_bundle_card(url: str) -> tuple[Config, dict[str, Any]]:
     """Settings and card of the bundle at ``url``, without its weights. Raises BundleError as ``load_bundle``."""
     fs, root = open_url(url)
-    if not fs.exists(f"{root}/checksums.json"):
-        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
     sums = _checksums(fs, root, url)
     texts = {name: fs.cat_file(f"{root}/{name}") for name in ("config.yaml", "card.json")}
     for name, text in texts.items():
@@ -193,12 +190,12 @@ def read_bundle_card(url: str) -> tuple[Config, dict[str, Any]]:
     return parse_config(texts["config.yaml"].decode()), json.loads(texts["card.json"])
 
 
-def bundle_checksum(url: str) -> str:
-    """SHA-256 that identifies the bundle at ``url``, every file of it. Raises BundleError without one."""
+def fingerprint(url: str) -> str:
+    """SHA-256 of what decides the scores of the bundle at ``url``: weights, settings and encoders, not its card.
+    Raises BundleError without one."""
     fs, root = open_url(url)
-    if not fs.exists(f"{root}/checksums.json"):
-        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
-    return hashlib.sha256(fs.cat_file(f"{root}/checksums.json")).hexdigest()
+    sums = {name: value for name, value in sorted(_checksums(fs, root, url).items()) if name != "card.json"}
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
@@ -231,6 +228,8 @@ def _local_copy(url: str) -> Iterator[Path]:
 
 
 def _checksums(fs: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, str]:
+    if not fs.exists(f"{root}/checksums.json"):
+        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
     try:
         sums = _SUMS.validate_json(fs.cat_file(f"{root}/checksums.json"))
     except ValidationError as error:

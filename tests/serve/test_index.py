@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs import index as job
-from rayzero.bundle import bundle_checksum, load_bundle
+from rayzero.bundle import fingerprint, load_bundle
 from rayzero.index import SearchIndexError, load_index
 from rayzero.studies.sandbox import Sandbox
 from serve.api import create_api
@@ -99,9 +99,9 @@ def test_an_index_belongs_to_its_bundle_and_is_checked(
     assert (card["sentences"], card["images"]) == (4, 14)
     # A hundred are proposed, and there are fewer.
     assert card["recall"] == {"images": 1.0, "sentences": 1.0}
-    checksum = bundle_checksum(bundle_url)
+    checksum = fingerprint(bundle_url)
     with pytest.raises(SearchIndexError, match="built with another bundle"):
-        load_index(built[1], bundle_checksum(volume_bundle_url))
+        load_index(built[1], fingerprint(volume_bundle_url))
     with pytest.raises(SearchIndexError, match=r"jobs\.index"):
         load_index(str(tmp_path), checksum)
     changed = Path(built[1], "pooled.npy")
