@@ -1,6 +1,8 @@
 """Evaluate a bundle on a lake under a protocol; writes report.json and report.html, and prints the figures.
 
 python -m jobs.evaluate --bundle bundles/radzero --lake lakes/phantom --protocol phantom
+python -m jobs.evaluate --scores CT-RATE_LT_epoch38.csv --images valid_image.csv --labels CT-RATE-LT-label.csv \\
+    --protocol ct-rate-lt
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ from dataclasses import replace
 import torch
 
 from jobs.command import connect, main, whole_number
-from rayzero.bundle import Bundle, load_bundle
+from rayzero.bundle import Bundle, fingerprint, load_bundle
 from rayzero.config import EvaluationConfig, override, validate
+from rayzero.evaluation.benchmark import Target
+from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import InProcess, OnRay, Scorer
-from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
+from rayzero.evaluation.kept import Kept
+from rayzero.evaluation.prompts import with_prompts, with_queries
+from rayzero.evaluation.protocols.registry import Protocol, find_protocol, protocol_names
 from rayzero.evaluation.report import headline_name, write_report
 from rayzero.evaluation.result import EvaluationResult
+from rayzero.evaluation.scores import evaluate_scores, read_labels
 from rayzero.studies.examples import COMPANIONS
-from rayzero.studies.lake import open_lake
+from rayzero.studies.lake import normal_url, open_lake
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -34,13 +41,26 @@ def summary(result: EvaluationResult) -> str:
     for name, (value, chance) in result.headline().items():
         interval = f"[{value.low:.3f}, {value.high:.3f}]" if value.low == value.low else "-"
         shown = f"{value.value:.3f}" if value.value == value.value else "-"
-        rows.append(f"{headline_name(name):<38}{shown:>8}{interval:>18}{chance:>9.3f}{value.n:>7}")
+        level = f"{chance:.3f}" if chance == chance else "-"
+        rows.append(f"{headline_name(name, result.names):<38}{shown:>8}{interval:>18}{level:>9}{value.n:>7}")
+    if result.figures:
+        rows += ["", f"{'as published':<38}{'ours':>8}  reported"]
+        for one in result.figures:
+            if one.published is not None:
+                reported = ", ".join(f"{name} {value:.3f}" for name, value in one.reference.items())
+                rows.append(f"{one.name:<38}{one.published.value:>8.3f}  {reported}".rstrip())
     rows.extend(f"note: {note}" for note in result.notes)
     return "\n".join(rows)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     protocol = find_protocol(options.protocol)
+    if options.scores:
+        _evaluate_scores(options, protocol)
+        return
+    if not (options.bundle and options.lake):
+        raise EvaluationError("give --bundle and --lake, or --scores with --labels")
+    protocol = _with_tables(options, protocol)
     lake = open_lake(options.lake)
     # With workers, this process scores nothing and needs no accelerator.
     device = "cuda" if torch.cuda.is_available() and not options.workers else "cpu"
@@ -52,30 +72,85 @@ def _evaluate(options: argparse.Namespace) -> None:
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = validate(EvaluationConfig, {**bundle.config.evaluation.model_dump(), **chosen}, where="evaluation")
     scorer = _scorer(options, bundle, settings)
-    result = protocol.run(bundle, lake, config=settings, split=options.split, scorer=scorer)
-    where = write_report(result, options.out, overlays=settings.overlays)
+    labels = None
+    if options.labels:
+        labels = read_labels(options.labels, _targets(protocol), blank=0)
+    result = protocol.run(bundle, lake, config=settings, split=options.split, scorer=scorer, labels=labels)
+    _finish(result, options.out, settings.overlays)
+
+
+def _evaluate_scores(options: argparse.Namespace, protocol: Protocol) -> None:
+    if protocol.benchmark is None or not options.labels:
+        raise EvaluationError("--scores needs --labels, and the protocol of a published benchmark")
+    chosen = {} if options.bootstrap is None else {"bootstrap": options.bootstrap}
+    settings = validate(EvaluationConfig, chosen, where="evaluation")
+    result = evaluate_scores(
+        protocol.benchmark,
+        options.scores,
+        options.labels,
+        images=options.images,
+        prompts=options.prompts,
+        config=settings,
+        system=options.system,
+    )
+    _finish(result, options.out, 0)
+
+
+def _with_tables(options: argparse.Namespace, protocol: Protocol) -> Protocol:
+    """The protocol with the prompts and queries of files."""
+    benchmark = protocol.benchmark
+    for given, name in ((options.prompts, "prompt_table"), (options.queries, "query_table")):
+        if given and not (benchmark and getattr(benchmark, name)):
+            raise EvaluationError(f"protocol {protocol.name!r} has its own prompts; leave {given} out")
+    if benchmark is not None and options.prompts:
+        benchmark = with_prompts(benchmark, options.prompts)
+    if benchmark is not None and options.queries:
+        benchmark = with_queries(benchmark, options.queries)
+    return protocol if benchmark is None else replace(protocol, run=benchmark.run, benchmark=benchmark)
+
+
+def _targets(protocol: Protocol) -> tuple[Target, ...]:
+    if protocol.benchmark is None or callable(protocol.benchmark.targets):
+        raise EvaluationError(f"protocol {protocol.name!r} takes its labels from the lake; leave --labels out")
+    return protocol.benchmark.targets
+
+
+def _finish(result: EvaluationResult, out: str, overlays: int) -> None:
+    where = write_report(result, out, overlays=overlays)
     print(f"{summary(result)}\n\nreport  {where}/report.html")
 
 
 def _scorer(options: argparse.Namespace, bundle: Bundle, settings: EvaluationConfig) -> Scorer:
+    kept = Kept(normal_url(f"{options.out.rstrip('/')}/scores"), fingerprint(options.bundle))
     if not options.workers:
-        return InProcess(bundle, settings.batch_size)
+        return InProcess(bundle, settings.batch_size, kept)
     connect()
     return OnRay(
-        options.bundle, bundle.config, settings.batch_size, options.workers, gpus_per_worker=options.gpus_per_worker
+        options.bundle,
+        bundle.config,
+        settings.batch_size,
+        options.workers,
+        gpus_per_worker=options.gpus_per_worker,
+        kept=kept,
     )
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description=__doc__.split("\n")[0])
-    parser.add_argument("--bundle", required=True, help="folder or URL of an exported model")
-    parser.add_argument("--lake", required=True, help="folder or URL of a lake")
+    parser.add_argument("--bundle", help="folder or URL of an exported model")
+    parser.add_argument("--lake", help="folder or URL of a lake")
     parser.add_argument("--protocol", required=True, help=f"what to measure: {', '.join(protocol_names())}")
     parser.add_argument("--split", default="test")
     parser.add_argument(
         "--companions",
         help=f"for a model that reads studies: which of {','.join(COMPANIONS)} it sees ('' for none; default: all)",
     )
+    parser.add_argument("--labels", help="CSV of labels by image or study id, in place of the lake's")
+    parser.add_argument("--prompts", help="JSON of prompts per class (chexpert-5x200), or per column of --scores")
+    parser.add_argument("--queries", help="CSV of sentences that ask for images: Variable, Text (chexpert-8x200)")
+    parser.add_argument("--scores", help="CSV of scores that were computed elsewhere, in place of a bundle")
+    parser.add_argument("--images", help="CSV that lists the images of --scores, row by row, where it has no ids")
+    parser.add_argument("--system", default="scores", help="what computed --scores")
     parser.add_argument("--out", default="runs/evaluation", help="folder or URL for report.json and report.html")
     parser.add_argument(
         "--workers", type=whole_number(0), default=0, help="Ray actors that score (default: this process)"

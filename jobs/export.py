@@ -1,4 +1,4 @@
-"""Export a run's newest checkpoint as a bundle that evaluation and serving load.
+"""Export a run's best checkpoint as a bundle that evaluation and serving load.
 
 python -m jobs.export --run runs/quickstart --bundle bundles/radzero
 """
@@ -16,9 +16,15 @@ def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments`` and export."""
     parser = argparse.ArgumentParser(prog="python -m jobs.export", description=__doc__.split("\n")[0])
     parser.add_argument("--run", required=True, help="run folder or URL, as jobs.pretrain printed it")
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        help="best by training.monitor on the validation split (default; the newest where none was validated), newest, "
+        "or a name such as checkpoint-00000100",
+    )
     parser.add_argument("--bundle", required=True, help="folder or URL to write")
     options = parser.parse_args(arguments)
-    print(f"bundle  {export_run(options.run, options.bundle)}")
+    print(f"bundle  {export_run(options.run, options.bundle, checkpoint=options.checkpoint)}")
 
 
 if __name__ == "__main__":

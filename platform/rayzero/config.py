@@ -110,6 +110,12 @@ class TrainingConfig(Settings):
     """The optimisation, and the Ray Train + DeepSpeed job that carries it."""
 
     workers: int = Field(1, ge=1)
+    min_workers: int = Field(
+        0,
+        ge=0,
+        description="Start, and go on after losing machines, with as few workers as this, up to training.workers; 0 "
+        "wants them all. What a step computes stays the same",
+    )
     cpus_per_worker: float = Field(1.0, gt=0.0)
     gpus_per_worker: float = Field(0.0, ge=0.0)
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -121,6 +127,12 @@ class TrainingConfig(Settings):
     chunks: int = Field(
         1, ge=1, description="Pieces that a worker cuts its batch into, with the same gradients in less memory"
     )
+    activation_checkpointing: bool = Field(
+        False, description="Keep each trained layer's input alone and compute the rest again for the gradients"
+    )
+    offload: Literal["none", "optimizer"] = Field(
+        "none", description="optimizer keeps the optimizer's state in the host's memory, and steps there"
+    )
     steps: int = Field(100, ge=1, description="Length of the run unless training.epochs gives it")
     epochs: int = Field(0, ge=0, description="Passes over the training examples; 0 leaves the length to training.steps")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="adam adds weight decay to the gradient")
@@ -128,6 +140,15 @@ class TrainingConfig(Settings):
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(0.05, ge=0.0)
+    layer_decay: float = Field(
+        1.0, gt=0.0, le=1.0, description="Learning rate of each layer of an encoder over that of the layer above it"
+    )
+    ema: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Decay of a moving average of the weights, validated and exported in their place; 0 is off",
+    )
     warmup_steps: int = Field(0, ge=0)
     warmup_epochs: int = Field(0, ge=0, description="Warm-up in epochs, in place of training.warmup_steps")
     schedule: Literal["cosine", "constant", "plateau"] = Field(
@@ -137,7 +158,7 @@ class TrainingConfig(Settings):
     plateau_factor: float = Field(0.5, gt=0.0, lt=1.0)
     plateau_patience: int = Field(5, ge=0)
     monitor: Literal["macro_auroc", "loss"] = Field(
-        "macro_auroc", description="Validation figure that plateau and early stopping follow"
+        "macro_auroc", description="Validation figure that plateau, early stopping and the best checkpoint follow"
     )
     early_stopping: int = Field(0, ge=0, description="Validations without progress that end the run; 0 never does")
     gradient_clip: float = Field(1.0, ge=0.0, description="Global gradient norm; 0 turns clipping off")
@@ -145,7 +166,9 @@ class TrainingConfig(Settings):
         0, ge=0, description="Steps between validation passes; 0 is each epoch's end, or the run's where it has none"
     )
     checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0 saves with each validation")
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(
+        2, ge=1, description="Checkpoints kept beside the newest: the best by training.monitor on the validation split"
+    )
     max_failures: int = Field(2, ge=0, description="Worker failures survived before the run is given up")
     log_every: int = Field(10, ge=1)
 
@@ -157,6 +180,28 @@ class TrainingConfig(Settings):
                 raise ValueError(
                     f"training.batch_size={size} is not a multiple of training.workers={self.workers}; try {near}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _fewer_workers_are_fewer(self) -> TrainingConfig:
+        if self.min_workers > self.workers:
+            raise ValueError(
+                f"training.min_workers={self.min_workers} is more than training.workers={self.workers}; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_can(self) -> TrainingConfig:
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("training.offload=optimizer needs training.zero_stage of 1 or more")
+        if self.offload == "optimizer" and self.chunks > 1:
+            # DeepSpeed takes to the host what the last backward call of a step reached, and drops the rest.
+            raise ValueError(
+                f"training.offload=optimizer with training.chunks={self.chunks}: use one, or "
+                "training.activation_checkpointing=true"
+            )
+        if self.ema and self.zero_stage == 3:
+            raise ValueError("training.ema averages whole weights: set training.zero_stage to 2 or less")
         return self
 
     @model_validator(mode="after")

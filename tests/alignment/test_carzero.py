@@ -140,7 +140,7 @@ def test_one_positive_each_is_the_published_loss(folder: Path) -> None:
     network = model(folder)
     texts = ["There is edema", "There is a mass", "There is a nodule"]
     examples = one_text_each(network.text, texts, [0, 1, 2])
-    loss = network.loss(examples)
+    loss = network.loss(replace(examples, said=None))
     image, text = network.encode_image(examples.pixels), network.encode_text(examples.texts)
     target = torch.arange(3)
     to_text = network._to_text(image.pooled, image.tokens, text.pooled)
@@ -204,6 +204,13 @@ def one_text_each(text: TextEncoder, drawn: list[str], images: list[int]) -> Bat
         text_ids=torch.tensor([text_id(one) for one in drawn]),
         positives=torch.tensor([[one == other for other in drawn] for one in drawn]),
         pixels=pixels(6)[images],
+        # The study that a mass was drawn from may say edema as well; some say one thing alone.
+        said=torch.tensor(
+            [
+                [text_id(one), text_id("There is edema") if index % 2 else -1]
+                for one, index in zip(drawn, images, strict=True)
+            ]
+        ),
     )
 
 

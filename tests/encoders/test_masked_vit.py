@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, ViTMAEConfig, ViTMAEModel
 
 from rayzero.config import ConfigError, TextConfig, VisionConfig
-from rayzero.encoders.masked_vit import MaskedViT, PatchEmbedding, build_masked_vit, is_definition
+from rayzero.encoders.masked_vit import MaskedViT, PatchEmbedding, Standardise, build_masked_vit, is_definition
 from rayzero.encoders.text import build_text
+from rayzero.encoders.vision import EfficientNetLite0
+from rayzero.phantom.films import render_films
+from rayzero.phantom.patient import sample_patient
 from tests.encoders.tiny import WORDS, TinyVision, tiny_bert
 
 SIZES = {"width": 8, "depth": 2, "heads": 2}
@@ -111,3 +115,17 @@ def test_a_vector_is_laid_on_every_embedded_token(tmp_path: Path) -> None:
     assert not torch.allclose(shifted[1], plain[1])
     # The vector is for that call alone.
     torch.testing.assert_close(encoder(tokens)[1], plain)
+
+
+def test_a_measured_stem_is_standardised() -> None:
+    """Films lose what they share; a stem without statistics is left as it is."""
+    lite0 = EfficientNetLite0(256, pretrained=True).eval()
+    films = [render_films(sample_patient(5, index, "test").studies[0], 256).pa.pixels for index in range(4)]
+    seen = torch.from_numpy(np.stack(films)).float().unsqueeze(1)
+    with torch.inference_mode():
+        standardised = Standardise(lite0)(lite0(seen))
+    assert standardised.mean().abs() < 0.3
+    assert 0.7 < standardised.std() < 1.4
+    plain = TinyVision()
+    tokens = torch.randn(2, 3, plain.width)
+    torch.testing.assert_close(Standardise(plain)(tokens), tokens)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rayzero.evaluation.metrics import bootstrap as module
-from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, macro, weighted_mean
+from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, macro, paired_difference, weighted_mean
 
 
 def test_the_interval_of_a_mean_is_that_of_theory() -> None:
@@ -59,3 +59,34 @@ def test_a_mean_without_weight_is_undefined() -> None:
 def test_no_patient_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one patient"):
         Bootstrap([], 10)
+
+
+def test_pairs_see_what_separate_intervals_hide() -> None:
+    rng = np.random.default_rng(0)
+    patients = [str(i) for i in range(400)]
+    first = rng.normal(size=400)
+    second = first + 0.05 + 0.1 * rng.normal(size=400)
+    one, other = (Bootstrap(patients, 2000).mean(values, patients) for values in (second, first))
+    assert one.low < other.high
+    assert one.samples is not None
+    assert other.samples is not None
+    out = paired_difference(one.samples, other.samples, one.value - other.value)
+    assert out.low > 0
+    assert out.p < 0.01
+    back = paired_difference(other.samples, one.samples, other.value - one.value)
+    assert (back.low, back.high, back.p) == pytest.approx((-out.high, -out.low, out.p))
+    assert paired_difference(one.samples, one.samples, 0.0).p == 1.0
+    with pytest.raises(ValueError, match="2000 and 3 replicates"):
+        paired_difference(one.samples, one.samples[:3], 0.0)
+
+
+def test_the_key_names_the_replicates() -> None:
+    keys = {Bootstrap(names, 10, seed=seed).key for names in (["a", "b"], ["b", "a", "a"], ["a"]) for seed in (0, 1)}
+    assert len(keys) == 4
+
+
+def test_columns_are_the_rows_of_samples() -> None:
+    patients = ["a", "b", "b", "c"]
+    bootstrap = Bootstrap(patients, 7)
+    rows = bootstrap.samples(patients, lambda weights: weights)
+    np.testing.assert_array_equal(np.concatenate(list(bootstrap.columns(patients)), axis=1).T, rows)

@@ -14,6 +14,8 @@ from rayzero.evaluation.metrics.retrieval import (
     chance_recall,
     distinct_ranks,
     instance_ranks,
+    overlap_at,
+    precision_at,
     recall_hits,
 )
 
@@ -85,3 +87,27 @@ def test_chance_is_the_expected_recall_of_a_random_order() -> None:
     ]
     assert chance_recall(12, np.array(relevant)) == pytest.approx(exact)
     assert chance_recall(4, np.array([1])).tolist() == pytest.approx([0.25, 1.0, 1.0])
+
+
+def test_precision_and_overlap_equal_the_written_definitions() -> None:
+    rng = np.random.default_rng(5)
+    similarity = rng.normal(size=(12, 20))
+    asked, answers = rng.integers(0, 3, 12), rng.integers(0, 3, 20)
+    relevant = asked[:, None] == answers[None, :]
+    found = precision_at(similarity, relevant, (1, 5, 20))
+    for query in range(12):
+        order = np.argsort(-similarity[query])
+        assert found[query] == pytest.approx([relevant[query, order[:k]].mean() for k in (1, 5, 20)])
+    # Ties never help: a constant score finds the wrong answers first.
+    assert precision_at(np.zeros((1, 4)), np.array([[True, False, True, False]]), (2, 3)).tolist() == [[0.0, 1 / 3]]
+    with pytest.raises(ValueError, match="20 candidates are fewer than the 50"):
+        precision_at(similarity, relevant, (5, 50))
+    labels = rng.random((8, 4)) < 0.4
+    labels[3], labels[0, 0] = False, True
+    near = rng.normal(size=(8, 8))
+    overlap = overlap_at(near, labels, (2, 5))
+    assert np.isnan(overlap[3]).all()
+    asked_rows = [row for row in range(8) if labels[row].any()]
+    order = sorted(asked_rows, key=lambda row: -near[0, row])[:2]
+    shared = [(labels[0] & labels[row]).sum() / (labels[0] | labels[row]).sum() for row in order]
+    assert overlap[0, 0] == pytest.approx(np.mean(shared))

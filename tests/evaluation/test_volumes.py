@@ -80,7 +80,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_volume_is_compared_voxel_by_voxel(bundle: Bundle, lake: Lake) -> None:
-    task = Task(tuple((f, f"There is {f}") for f in FINDINGS), ("There is no lung nodule.",), view="volume")
+    task = Task(tuple((f, f"There is {f}") for f in FINDINGS), ("There is no lung nodule.",), views=("volume",))
     records = InProcess(bundle, 3)(lake, "test", task)
     assert [one.size for one in records] == [(12, 16, 16)] * 10
     studies = {study.study_id: study for study in lake.read(splits=["test"])}

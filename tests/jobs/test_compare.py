@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs.command import main
@@ -48,6 +49,36 @@ def test_reports_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixtur
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "2 systems on the same studies" in page
     assert "<b>hernia</b>" not in page
+
+
+def test_systems_on_the_same_replicates_are_compared_in_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0.8, 0.05, 500)
+    folders = {}
+    for name, gain, key in (("a", 0.0, "patients"), ("b", 0.02, "patients"), ("c", 0.02, "others")):
+        folders[name] = report(tmp_path / name)
+        samples = shared + gain + rng.normal(0, 0.002, 500)
+        np.savez(tmp_path / name / "replicates.npz", bootstrap=np.array(key), **{"classification.macro_auroc": samples})
+    main(run, [*(f"{name}={folder}" for name, folder in folders.items()), "--out", str(tmp_path / "out")])
+    (gap,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["differences"]
+    assert (gap["figure"], gap["system"], gap["value"]) == ("classification.macro_auroc", "b", 0.0)
+    assert gap["low"] > 0.01
+    assert gap["p"] == pytest.approx(2 / 501)
+    assert "b - a: +0.000" in capsys.readouterr().out
+    assert "Differences in pairs" in (tmp_path / "out" / "comparison.html").read_text()
+
+
+def test_what_papers_report_stands_beside_ours(tmp_path: Path) -> None:
+    value = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 10}
+    figure = {"name": "Dice of positive images", "published": value, "reference": {"RadZero 518": 0.171}}
+    one = report(tmp_path / "one", figures={"dice": figure}, headline={"phantom.dice": {**value, "chance": None}})
+    main(run, [f"a={one}", "--out", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "What papers report" in page
+    assert "RadZero 518&nbsp;<b>0.171</b>" in page
+    assert "Dice of positive images" in page
 
 
 def test_chance_differs_where_systems_read_other_images() -> None:

@@ -29,14 +29,22 @@ class FaultyStore(ThreadingHTTPServer):
         self.faults: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
+        self._back = 0.0
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def away(self, *, seconds: float) -> None:
+        """Hang up on every request for so long."""
+        self._back = time.monotonic() + seconds
+
     def draw(self) -> str:
         """What happens to the next request: a tenth fails, a twentieth stalls, a twentieth is cut short."""
         with self._lock:
+            if time.monotonic() < self._back:
+                self.faults["away"] += 1
+                return "away"
             number = self._random.random()
             fault = "fail" if number < 0.10 else "stall" if number < 0.15 else "cut" if number < 0.20 else "none"
             self.faults[fault] += 1
@@ -50,6 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         body = self._body()
         fault = self.server.draw()
+        if fault == "away":
+            raise ConnectionError
         if fault == "fail":
             self._answer(500, [("Content-Type", "application/xml")], _ERROR)
             return

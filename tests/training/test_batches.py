@@ -69,6 +69,11 @@ def test_one_text_per_image_is_drawn_by_seed_step_and_study(text: TextEncoder) -
     assert alone.text_ids[0] == first.text_ids[2]
     # Equal texts of two studies are positives of each other, never negatives.
     assert first.positives.int().tolist()[3:] == [[0, 0, 0, 1, 1]] * 2
+    # Nor is what a study says, but did not have drawn.
+    assert first.said is not None
+    assert first.said.tolist()[0] == [text_id(one) for one in said[0]]
+    assert first.said.tolist()[3] == [text_id("There is edema")] + [-1] * 8
+    assert collate(table_of(said), text, caption, cached=False).said is None
     # A caption is five sentences joined: five times the words between [CLS] and [SEP].
     lengths = [collate(table_of(said[:1]), text, d, cached=False).texts.mask.sum() - 2 for d in (sentence, caption)]
     assert lengths[1] == 5 * lengths[0]

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs.command import connect
+from rayzero.alignment import registry
 from rayzero.bundle import load_bundle
-from rayzero.config import ConfigError, load_config
+from rayzero.config import ConfigError, load_config, parse_config
 from rayzero.evaluation.protocols.registry import find_protocol
+from rayzero.storage import open_url
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import open_lake
+from rayzero.training.checkpoint import load_weights
 from rayzero.training.export import export_run
+from rayzero.training.manifest import list_stored
 from rayzero.training.run import TrainingResult, pretrain
+from tests.studies.faulty_store import faulty_store
 from tests.toys import toy_lake
 
 pytestmark = pytest.mark.cluster
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def settings(root: Path, name: str, *more: str) -> list[str]:
@@ -65,7 +79,10 @@ def test_it_learns_and_leaves_a_run_folder(finished: TrainingResult, root: Path)
     assert finished.metrics["validation/macro_auroc"] > 0.9
     folder = Path(finished.run_folder)
     assert json.loads((folder / "environment.json").read_text())["lake"]["fingerprint"]
-    assert list((folder / "tensorboard").glob("events*"))
+    tags = EventAccumulator(str(folder / "tensorboard")).Reload().Tags()
+    logged = {f"train/{name}" for name in ("loss", "temperature", "data_wait", "checkpoint_wait", "memory_gib")}
+    assert logged <= set(tags["scalars"])
+    assert tags["images"] == ["maps/lung nodule", "maps/pleural effusion"]
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-00000008", "checkpoint-00000012"]
 
 
@@ -102,23 +119,110 @@ def test_a_bundle_answers_zero_shot(finished: TrainingResult, root: Path) -> Non
     assert result.to_json()["classification"]["macro_auroc"]["value"] > 0.9
 
 
-def test_a_driver_killed_midway_resumes_to_the_same_loss(finished: TrainingResult, root: Path) -> None:
+def test_a_driver_killed_midway_resumes_to_the_same_weights(finished: TrainingResult, root: Path) -> None:
     command = [sys.executable, "-m", "jobs.pretrain", *settings(root, "killed")]
-    repository = Path(__file__).parents[2]
-    address = connect()
-    assert address
     environment = {**os.environ, "RAY_ADDRESS": ""}
-    first = subprocess.Popen(command, cwd=repository, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 240
+    log = root / "killed.log"
+    with log.open("wb") as out:
+        first = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, start_new_session=True, stdout=out, stderr=out
+        )
     # Ray Train lists a checkpoint here once it is whole: one that is still being written is no place to go on from.
-    manifest = root / "killed" / "checkpoint_manager_snapshot.json"
-    while not (manifest.exists() and "checkpoint-" in manifest.read_text()) and time.monotonic() < deadline:
-        assert first.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.2)
+    listed = root / "killed" / "checkpoint_manager_snapshot.json"
+    await_text(listed, "checkpoint-", while_alive=first)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "step 1/12" not in done.stdout
+    # What a kill in the middle of an upload leaves.
+    orphan = root / "killed" / "checkpoint-00000099"
+    orphan.mkdir()
+    (orphan / "half.pt").write_bytes(b"half")
     resumed = pretrain(load_config(None, settings(root, "killed")))
     assert resumed.metrics["loss"] == finished.metrics["loss"]
+    assert first_step_of(resumed.run_folder) >= 4
+    assert not orphan.exists()
+    assert same_weights(finished.run_folder, resumed.run_folder)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_another_stage_goes_on(finished: TrainingResult, root: Path) -> None:
+    # The same run in another place, its newest checkpoint damaged by one bit.
+    shutil.copytree(finished.run_folder, root / "moved" / "whole")
+    shard = next((root / "moved" / "whole" / "checkpoint-00000012" / "deepspeed").glob("zero_pp_rank_1*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    changes = [f"storage={root}/moved", f"data.cache={root}/cache", "training.zero_stage=3"]
+    again = pretrain(load_config(None, [*settings(root, "whole"), *changes]))
+    assert first_step_of(again.run_folder) == 8
+    assert again.metrics["loss"] == pytest.approx(finished.metrics["loss"], rel=1e-5)
+    stored = list_stored(*open_url(again.run_folder))
+    # The damaged one counts no more, and its name is not used for another while Ray Train has it on its list.
+    assert [one.step for one in stored].count(12) == 1
+    assert stored[-1].name == "checkpoint-00000012-again"
+    assert {one.zero_stage for one in stored[-1].manifests} == {3}
+
+
+def test_an_outage_of_the_store_and_a_killed_worker_cost_no_step(finished: TrainingResult, root: Path) -> None:
+    with faulty_store(seed=3) as store:
+        # Workers get the address of the store as the user of a cluster gives it: from the environment.
+        ray.shutdown()
+        connect()
+        config = load_config(None, [*settings(root, "away"), "storage=s3://bucket/runs", f"data.cache={root}/cache"])
+        with ThreadPoolExecutor(1) as driver:
+            running = driver.submit(pretrain, config)
+            fs, _ = open_url("s3://bucket")
+
+            def listed() -> str:
+                fs.invalidate_cache()
+                path = "bucket/runs/away/checkpoint_manager_snapshot.json"
+                return fs.cat_file(path).decode() if fs.exists(path) else ""
+
+            await_true(lambda: "checkpoint-00000004" in listed() or running.done())
+            store.away(seconds=6)
+            await_true(lambda: "checkpoint-00000008" in listed() or running.done())
+            assert not running.done(), "the run ended before a worker could be killed"
+            os.kill(training_workers()[0], signal.SIGKILL)
+            result = running.result(timeout=400)
+        assert store.faults["away"] > 0
+        assert result.metrics["loss"] == finished.metrics["loss"]
+        stored = list_stored(fs, "bucket/runs/away")
+        assert [one.step for one in stored][-1] == 12
+        assert same_weights(finished.run_folder, result.run_folder)
+    ray.shutdown()
+
+
+def await_true(condition: Callable[[], bool], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def await_text(path: Path, text: str, *, while_alive: subprocess.Popen[bytes]) -> None:
+    def there() -> bool:
+        assert while_alive.poll() is None, "the run ended before it could be killed"
+        return path.exists() and text in path.read_text()
+
+    await_true(there)
+
+
+def training_workers() -> list[int]:
+    """Process ids of the workers of this test's own cluster."""
+    return [p.pid for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+
+
+def first_step_of(run: str) -> int:
+    """The step before the first that the newest event file of a run tells of."""
+    newest = max(Path(run, "tensorboard").glob("events*"), key=lambda path: path.stat().st_mtime)
+    events = EventAccumulator(str(newest)).Reload()
+    return int(events.Scalars("train/loss")[0].step) - 1
+
+
+def same_weights(run: str, other: str) -> bool:
+    """Whether the newest checkpoints of two runs hold the same weights, bit for bit."""
+    models = []
+    for folder in (run, other):
+        fs, path = open_url(folder)
+        model = registry.build(parse_config(fs.cat_file(f"{path}/config.yaml").decode()))
+        load_weights(model, fs, list_stored(fs, path)[-1])
+        models.append(dict(model.named_parameters()))
+    return all(torch.equal(value, models[1][name]) for name, value in models[0].items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayzero.config import ConfigError, TrainingConfig
+from rayzero.config import ConfigError, TrainingConfig, validate
 from rayzero.training.progress import Progress
 from rayzero.training.timeline import Timeline
 
@@ -18,6 +18,29 @@ def test_a_run_counted_in_steps() -> None:
     assert timeline.images_before(3) == 24
     assert not timeline.ends_epoch(20)
     assert Timeline(TrainingConfig(lr=1.0, schedule="constant"), 10).learning_rate(99) == 1.0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5, 7])
+def test_shares_of_any_number_of_workers_make_the_batch(workers: int) -> None:
+    timeline = Timeline(TrainingConfig(epochs=3, batch_size=8, batch_growth=((1, 12),)), 50)
+    for step in range(timeline.steps):
+        shares = [timeline.share(step, rank, workers) for rank in range(workers)]
+        assert sum(shares) == timeline.batch_size(step)
+        assert max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"min_workers": 3, "workers": 2, "batch_size": 8}, "training.min_workers=3 is more than training.workers=2"),
+        ({"offload": "optimizer", "zero_stage": 0}, "training.offload=optimizer needs training.zero_stage of 1"),
+        ({"offload": "optimizer", "chunks": 2}, "training.offload=optimizer with training.chunks=2"),
+        ({"ema": 0.9, "zero_stage": 3}, "set training.zero_stage to 2 or less"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        validate(TrainingConfig, changes, where="training")
 
 
 def test_carzero_grows_its_batch_by_epoch() -> None:

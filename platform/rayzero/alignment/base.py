@@ -68,7 +68,8 @@ class Batch:
     where the study of the image says the text: sibling views of one study share theirs, and a text that two studies
     say is positive for both (RadZero spec, defect 13). Under ``data.texts=sentences`` the U texts are the distinct
     sentences of all studies; otherwise text i was drawn from the study of image i, U = B, and equal texts are
-    positives of each other.
+    positives of each other. ``said`` (B, K) names all that the study of an image says where one sentence of it was
+    drawn, padded with -1: a sentence drawn from another study, in whichever process, is a positive of all that say it.
     """
 
     texts: TokenBatch
@@ -77,6 +78,7 @@ class Batch:
     pixels: Tensor | None = None
     features: Tensor | None = None
     present: Tensor | None = None
+    said: Tensor | None = None
 
     def __len__(self) -> int:
         return self.positives.shape[0]
@@ -90,6 +92,7 @@ class Batch:
             pixels=None if self.pixels is None else self.pixels.to(device),
             features=None if self.features is None else self.features.to(device),
             present=None if self.present is None else self.present.to(device),
+            said=None if self.said is None else self.said.to(device),
         )
 
     def chunks(self, count: int) -> list[Batch]:
@@ -118,6 +121,7 @@ class Batch:
             pixels=None if self.pixels is None else self.pixels[images],
             features=None if self.features is None else self.features[images],
             present=None if self.present is None else self.present[images],
+            said=None if self.said is None else self.said[images],
         )
 
 

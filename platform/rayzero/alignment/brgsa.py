@@ -108,6 +108,7 @@ class BrgSA(AlignmentModel):
         super().__init__()
         if not settings.blocks and not isinstance(vision, ViT3D):
             raise ConfigError("model.blocks=0 needs a 3-D ViT (vision.encoder=vit3d-base); give 1 or more here")
+        text.check_layers(settings.text_layers)
         self.vision, self.text, self.settings = vision, text, settings
         self.trunk = Trunk(vision, settings.width, settings.blocks, settings.heads) if settings.blocks else None
         self.image_projection = nn.Linear(settings.width if settings.blocks else vision.width, settings.width)

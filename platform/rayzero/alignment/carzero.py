@@ -131,9 +131,7 @@ class CARZero(AlignmentModel):
             )
         self.vision, self.text = vision, text
         self.words, self.text_layers = WordAggregation(text), settings.text_layers
-        depth = int(text.network.config.num_hidden_layers)
-        if settings.text_layers > depth:
-            raise ConfigError(f"model.text_layers={settings.text_layers}: this text encoder has {depth} layers")
+        text.check_layers(settings.text_layers)
         self.slots, self.balanced = settings.word_slots, settings.balanced
         self.adapter = None if vision.width == text.width else Adapter(vision, text.width)
         self.decoder = SimilarityDecoder(text.width, settings)

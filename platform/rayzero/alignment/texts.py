@@ -24,12 +24,18 @@ def distinct_texts(rows: Tensor, batch: Batch, group: ProcessGroup | None) -> tu
     first = torch.full_like(distinct, ids.numel()).scatter_reduce_(
         0, inverse, torch.arange(ids.numel(), device=ids.device), reduce="amin"
     )
-    columns = torch.searchsorted(distinct, batch.text_ids)
-    positives = batch.positives.new_zeros((batch.positives.shape[0], distinct.numel()))
+    return everyone[first], _positives(batch, distinct)
+
+
+def _positives(batch: Batch, distinct: Tensor) -> Tensor:
+    """Which of the ``distinct`` texts (T,), sorted ids, the studies of ``batch`` say (B, T)."""
+    positives = batch.positives.new_zeros((len(batch), len(distinct)))
     # Two columns of one distinct text (one text per image) say the same images.
     images, texts = batch.positives.nonzero(as_tuple=True)
-    positives[images, columns[texts]] = True
-    return everyone[first], positives
+    positives[images, torch.searchsorted(distinct, batch.text_ids[texts])] = True
+    if batch.said is not None:
+        positives |= (batch.said.unsqueeze(2) == distinct).any(dim=1)
+    return positives
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,7 @@ def share_texts(batch: Batch, group: ProcessGroup | None) -> SharedTexts:
     distinct, inverse, copies = torch.unique(held[:, 0], return_inverse=True, return_counts=True)
     by_text = torch.argsort(inverse, stable=True)
     chosen = by_text[copies.cumsum(0) - copies + distinct % copies].sort().values
-    column = torch.empty_like(distinct)
-    column[inverse[chosen]] = torch.arange(len(chosen), device=column.device)
-    positives = batch.positives.new_zeros((len(batch), len(chosen)))
-    images, texts = batch.positives.nonzero(as_tuple=True)
-    positives[images, column[torch.searchsorted(distinct, batch.text_ids[texts])]] = True
+    positives = _positives(batch, distinct)[:, inverse[chosen]]
     taken = held[chosen, 1] == rank
     # NCCL and gloo differ in what they do with booleans.
     everyone = gather_rows(positives.to(torch.uint8), group).bool()

@@ -65,6 +65,24 @@ class PatchEmbedding(VisionEncoder):
         (folder / MARKER).write_text(json.dumps({"architecture": _ARCHITECTURE, **sizes}))
 
 
+class Standardise(nn.Module):
+    """Channels of a stem whose statistics are known to mean 0 and deviation 1, as pixels of an image are.
+
+    What all films share would otherwise be most of a token, and masked modelling makes more of it: vectors of different
+    films then differ by less than contrasting them can amplify in a short run.
+    """
+
+    def __init__(self, stem: VisionEncoder) -> None:
+        super().__init__()
+        mean, std = stem.channel_statistics or (torch.zeros(stem.width), torch.ones(stem.width))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        return (tokens - self.get_buffer("mean")) / self.get_buffer("std")
+
+
 class MaskedViT(VisionEncoder):
     """A stem, a CLS token, pre-norm blocks and a final norm.
 
@@ -80,7 +98,7 @@ class MaskedViT(VisionEncoder):
             raise ConfigError(f"model.width={width}: the patch embedding of vision.encoder has width {stem.width}")
         self.stem, self.width, self.grid = stem, width, stem.grid
         self.channels = 3 if plain else 1
-        self.lift = nn.Identity() if plain else Adapter(stem, width)
+        self.lift = nn.Identity() if plain else nn.Sequential(Standardise(stem), Adapter(stem, width))
         self.cls = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
         self.blocks = nn.ModuleList([Block(width, heads, None) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)

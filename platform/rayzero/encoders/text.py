@@ -77,13 +77,17 @@ class TextEncoder(nn.Module):
         return (words * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9), words
 
     def layers(self, tokens: TokenBatch, count: int) -> Tensor:
-        """Word vectors (T, L, C) summed over the last ``count`` layers. Raises ConfigError when there are fewer."""
+        """Word vectors (T, L, C) summed over the last ``count`` layers; see ``check_layers``."""
         states = self.network(
             input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=True
         ).hidden_states[1:]
-        if count > len(states):
-            raise ConfigError(f"text vectors of the last {count} layers: this encoder has {len(states)}")
         return torch.stack(states[-count:]).sum(dim=0)
+
+    def check_layers(self, count: int) -> None:
+        """Raises ConfigError when there are fewer than ``count`` layers, the ``model.text_layers`` of a system."""
+        depth = int(self.network.config.num_hidden_layers)
+        if count > depth:
+            raise ConfigError(f"model.text_layers={count}: this text encoder has {depth} layers")
 
     def train_last(self, layers: int) -> None:
         """Freeze all but the last ``layers`` transformer layers. Raises ConfigError when there are fewer."""

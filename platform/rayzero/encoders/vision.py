@@ -30,6 +30,11 @@ class VisionEncoder(nn.Module, ABC):
     grid: tuple[int, ...]
     num_prefix: int
 
+    @property
+    def channel_statistics(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation (C,) of the tokens' channels over chest films, where they were measured."""
+        return None
+
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
         """Tokens (B, P + N, C) of ``pixels``."""
@@ -66,6 +71,12 @@ class EfficientNetLite0(VisionEncoder):
         self.network._blocks = self.network._blocks[:15]
         for name in ("_conv_head", "_bn1", "_fc"):
             delattr(self.network, name)
+
+    @property
+    def channel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Of simulated films, by ``python -m rayzero.training.channel_statistics``."""
+        measured = json.loads(Path(__file__).with_name("lite0_channels.json").read_text())
+        return torch.tensor(measured["mean"]), torch.tensor(measured["std"])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Tokens (B, N, 464) on the grid (R/16, R/16)."""

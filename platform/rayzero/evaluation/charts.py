@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +17,8 @@ from rayzero.evaluation.sections import Segmentation
 
 INK, GRID, SOFT = "#1f2933", "#e4e7eb", "#7b8794"
 COLOURS = ("#1f5f99", "#c05621", "#2f7d4f", "#6b46a3")
+# Findings that one forest plot draws: the table below it lists all.
+_FOREST = 48
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rayzero",
@@ -42,8 +44,12 @@ def label(name: str) -> str:
 
 
 def forest(part: Classification) -> str:
-    """AUROC per finding with its interval, group by group, best first."""
-    rows = [(name, group) for group, names in part.members.items() for name in _best_first(part, names)]
+    """AUROC per finding with its interval, group by group, best first; of many findings, the best and the worst."""
+    rows = list({name: group for group, names in part.members.items() for name in _best_first(part, names)}.items())
+    if len(rows) > _FOREST:
+        ordered = _best_first(part, tuple(name for name, _ in rows))
+        ends = {*ordered[: _FOREST // 2], *ordered[-_FOREST // 2 :]}
+        rows = [(name, group) for name, group in rows if name in ends]
 
     def draw(axes: Axes) -> None:
         for place, (name, group) in enumerate(rows):
@@ -59,7 +65,7 @@ def forest(part: Classification) -> str:
         axes.tick_params(axis="y", length=0)
         _group_legend(axes, part)
 
-    return _svg(draw, 6.4, 1.3 + 0.3 * len(rows))
+    return svg(draw, 6.4, 1.3 + 0.3 * len(rows))
 
 
 def comparison(systems: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -88,7 +94,7 @@ def comparison(systems: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(systems)), fontsize=9)
 
-    return _svg(draw, 7.6, 1.5 + (0.22 + spread * len(systems)) * len(findings))
+    return svg(draw, 7.6, 1.5 + (0.22 + spread * len(systems)) * len(findings))
 
 
 def roc(part: Classification) -> str:
@@ -102,12 +108,30 @@ def roc(part: Classification) -> str:
                 axes.plot(*part.per_class[name].roc, color=colour, linewidth=0.8, alpha=0.3)
             if names:
                 mean = mean_roc([part.per_class[name].roc for name in names])
-                text = f"{label(group)}, mean of {len(names)} (AUROC {part.groups[group].value:.3f})"
+                text = f"{_curves(group, names)} (AUROC {part.groups[group].value:.3f})"
                 axes.plot(*mean, color=colour, linewidth=2.4, label=text)
         _unit_square(axes, "False positive rate", "True positive rate")
         axes.legend(loc="lower right", fontsize=9)
 
-    return _svg(draw, 5.2, 4.8)
+    return svg(draw, 5.2, 4.8)
+
+
+def precision_recall(part: Classification) -> str:
+    """Every finding's precision-recall curve, one colour per group."""
+
+    def draw(axes: Axes) -> None:
+        for group, names in part.members.items():
+            colour = _colour(part, group)
+            for name in names:
+                axes.step(*part.per_class[name].pr, where="pre", color=colour, linewidth=0.9, alpha=0.45)
+            if names:
+                mean = sum(part.per_class[name].average_precision.value for name in names) / len(names)
+                text = f"{_curves(group, names)} (average precision {mean:.3f})"
+                axes.plot([], [], color=colour, linewidth=2.4, label=text)
+        _unit_square(axes, "Recall", "Precision")
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), fontsize=9, borderaxespad=0)
+
+    return svg(draw, 5.2, 4.8)
 
 
 def reliability(raw: Reliability, calibrated: Reliability) -> str:
@@ -123,7 +147,7 @@ def reliability(raw: Reliability, calibrated: Reliability) -> str:
         _unit_square(axes, "Predicted probability", "Observed share of positives")
         axes.legend(loc="upper left", fontsize=9)
 
-    return _svg(draw, 5.2, 4.8)
+    return svg(draw, 5.2, 4.8)
 
 
 def dice_curve(part: Segmentation) -> str:
@@ -145,10 +169,11 @@ def dice_curve(part: Segmentation) -> str:
         axes.grid()
         axes.legend(loc="upper left", fontsize=9)
 
-    return _svg(draw, 6.4, 3.8)
+    return svg(draw, 6.4, 3.8)
 
 
-def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
+def svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
+    """What ``draw`` draws on the axes of a figure of that size (inches), as inline SVG."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
@@ -168,10 +193,16 @@ def _colour(part: Classification, group: str) -> str:
 
 
 def _group_legend(axes: Axes, part: Classification) -> None:
-    for group, names in part.members.items():
+    for group, names in part.members.items() if len(part.members) > 1 else ():
         if names:
             axes.plot([], [], "o-", color=_colour(part, group), label=label(group))
-    axes.legend(loc="lower left", fontsize=9, bbox_to_anchor=(0, 1), ncols=len(part.members), borderaxespad=0)
+    if len(part.members) > 1:
+        axes.legend(loc="lower left", fontsize=9, bbox_to_anchor=(0, 1), ncols=len(part.members), borderaxespad=0)
+
+
+def _curves(group: str, names: Sequence[str]) -> str:
+    """What a legend calls the curves of a group: a finding alone by its own name."""
+    return names[0] if len(names) == 1 else f"{label(group)}, mean of {len(names)}"
 
 
 def _unit_square(axes: Axes, x: str, y: str) -> None:

@@ -110,7 +110,7 @@ def _overlay(result: EvaluationResult, one: ImageScores, region: Localised) -> O
     marked = [
         true
         for true in result.scored.truth.studies[one.study_id].regions
-        if true.image_id == one.image_id and true.finding == region.finding
+        if true.image_id == one.image_id and region.finding in (true.finding, true.phrase)
     ]
     boxes = [true.box for true in marked if true.box is not None]
     masks = [true.mask.array() for true in marked if true.mask is not None]
@@ -140,7 +140,7 @@ def _detail(result: EvaluationResult, one: ImageScores, region: Localised) -> st
     if result.calibration:
         logit = one.logits[result.scored.findings.index(region.finding)]
         words.append(f"probability {float(probabilities(logit, result.calibration.calibration)):.2f}")
-    if result.segmentation and region.histograms is not None:
+    if result.segmentation and region.histograms is not None and region.histograms.positive:
         index = int(np.argmin(np.abs(dice.THRESHOLDS - result.segmentation.threshold)))
         words.append(f"Dice {dice.dice_at_thresholds(region.histograms)[index]:.2f}")
     return ", ".join(words)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -19,7 +19,8 @@ from rayzero.alignment.base import ImageFeatures, TextFeatures
 from rayzero.bundle import AnyGeometry, Bundle, load_bundle
 from rayzero.config import Config
 from rayzero.evaluation.errors import EvaluationError
-from rayzero.evaluation.metrics.grounding import box_share, first_peak, inside_any
+from rayzero.evaluation.kept import Kept
+from rayzero.evaluation.metrics.grounding import box_share, boxes_mask, contrast, first_peak, inside_any
 from rayzero.evaluation.metrics.segmentation import histograms
 from rayzero.evaluation.pictures import radiograph_picture, section_picture
 from rayzero.evaluation.records import SCHEMA, Float32, ImageScores, Localised, Task, from_table, to_table
@@ -45,16 +46,17 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class InProcess:
-    """Scores here, without Ray: for tests and small sets."""
+    """Scores here, without Ray: for tests and small sets. ``kept`` holds what was scored before an interruption."""
 
     bundle: Bundle
     batch_size: int
+    kept: Kept | None = None
 
     def __call__(self, lake: Lake, split: str, task: Task) -> list[ImageScores]:
         """See ``Scorer``."""
         groups = split_groups(lake, split)
-        worker = GroupScorer(self.bundle, task, self.batch_size, _priors(self.bundle.config, lake, groups))
-        return _ordered((one for group in groups for one in worker.score(group)), lake, split, task)
+        worker = GroupScorer(self.bundle, task, self.batch_size, _priors(self.bundle.config, lake, groups), self.kept)
+        return _ordered((one for group in groups for one in worker.records(group)), lake, split, task)
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,24 @@ class OnRay:
     workers: int
     cpus_per_worker: float = 0.5
     gpus_per_worker: float = 0.0
+    kept: Kept | None = None
 
     def __call__(self, lake: Lake, split: str, task: Task) -> list[ImageScores]:
         """See ``Scorer``."""
         import ray.data
 
         groups = split_groups(lake, split)
-        items = [{"path": group.path, "index": group.index, "num_rows": group.num_rows} for group in groups]
+        done: list[ImageScores] = []
+        pending: list[RowGroup] = []
+        for group in groups:
+            before = self.kept.read(group, task, self.config) if self.kept else None
+            if before is None:
+                pending.append(group)
+            else:
+                done += before
+        if not pending:
+            return _ordered(done, lake, split, task)
+        items = [{"path": group.path, "index": group.index, "num_rows": group.num_rows} for group in pending]
         priors = _priors(self.config, lake, groups)
         # One block per row group: the unit that actors take up as they become free.
         data = ray.data.from_items(items, override_num_blocks=len(items))
@@ -89,28 +102,44 @@ class OnRay:
             compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(items))),
             num_cpus=self.cpus_per_worker,
             num_gpus=self.gpus_per_worker or None,
-            fn_constructor_args=(self.bundle_url, self.config, task, self.batch_size, priors),
+            fn_constructor_args=(self.bundle_url, self.config, task, self.batch_size, priors, self.kept),
         )
         tables = scored.iter_batches(batch_size=None, batch_format="pyarrow")
-        return _ordered((one for table in tables for one in from_table(table)), lake, split, task)
+        return _ordered(chain(done, (one for table in tables for one in from_table(table))), lake, split, task)
 
 
 class GroupScorer:
     """A bundle with the texts of a task encoded, ready to score row groups."""
 
-    def __init__(self, bundle: Bundle, task: Task, batch_size: int, priors: PriorGroups) -> None:
-        self.bundle, self.task, self.batch_size, self.priors = bundle, task, batch_size, priors
+    def __init__(
+        self, bundle: Bundle, task: Task, batch_size: int, priors: PriorGroups, kept: Kept | None = None
+    ) -> None:
+        self.bundle, self.task, self.batch_size, self.priors, self.kept = bundle, task, batch_size, priors, kept
         self._phrased = bundle.phrase([prompt for _, prompt in task.prompts])
         # A finding's map is that of its first phrasing.
-        self._column = {finding: int(at) for (finding, _), at in zip(task.prompts, self._phrased.starts, strict=True)}
+        self._column: dict[str, int] = {}
+        for (finding, _), start in zip(task.prompts, self._phrased.starts, strict=True):
+            self._column.setdefault(finding, int(start))
         self._prompts = _encode(bundle, self._phrased.sentences)
+        self._phrase = {phrase: place for place, phrase in enumerate(task.phrases)}
+        self._phrases = _encode(bundle, task.phrases)
         self._sentences = _encode(bundle, task.sentences)
+
+    def records(self, group: RowGroup) -> list[ImageScores]:
+        """``score``, or what is kept of it from before an interruption."""
+        if self.kept is None:
+            return list(self.score(group))
+        found = self.kept.read(group, self.task, self.bundle.config)
+        if found is None:
+            found = list(self.score(group))
+            self.kept.write(group, self.task, self.bundle.config, found)
+        return found
 
     def score(self, group: RowGroup) -> Iterator[ImageScores]:
         """The images of the task's view in one row group."""
         studies = list(read_row_group(group, columns=_COLUMNS))
         find = PriorFinder(self.priors, studies)
-        views = ((study, image) for study in studies for image in study.images if image.view == self.task.view)
+        views = ((study, image) for study in studies for image in study.images if image.view in self.task.views)
         for batch in _chunks(views, self.batch_size):
             yield from self._score_batch(batch, find)
 
@@ -118,8 +147,11 @@ class GroupScorer:
         prepared = [self._prepare(study, image, find) for study, image in batch]
         present = [views for _, views, _ in prepared] if prepared[0][1] else None
         features = self.bundle.encode_images([pixels for pixels, _, _ in prepared], present)
-        logits = self._phrased.mean(self._logits(features, self._prompts))
+        logits = self._logits(features, self._prompts)
+        logits = self._phrased.mean(logits) if self.task.prompts else logits
         sentences = self._logits(features, self._sentences)
+        empty = np.zeros((len(batch), 0), dtype=np.float32)
+        embeddings = features.pooled.float().cpu().numpy() if self.task.embed else empty
         for row, ((study, image), (_, _, geometry)) in enumerate(zip(batch, prepared, strict=True)):
             if not (np.isfinite(logits[row]).all() and np.isfinite(sentences[row]).all()):
                 raise EvaluationError(f"the model gave a logit that is not finite for image {image.image_id}")
@@ -133,6 +165,8 @@ class GroupScorer:
                 sentences=sentences[row],
                 regions=tuple(self._localise(features.rows(slice(row, row + 1)), study, image, geometry, example)),
                 thumbnail=self._picture(image) if example else b"",
+                view=image.view,
+                embedding=embeddings[row],
             )
 
     def _picture(self, image: Image) -> bytes:
@@ -153,28 +187,42 @@ class GroupScorer:
     def _localise(
         self, features: ImageFeatures, study: Study, image: Image, geometry: AnyGeometry, example: bool
     ) -> Iterator[Localised]:
-        """The findings that have a region on ``image``; maps are computed for these alone."""
-        regions: dict[str, list[Region]] = {}
+        """The findings and phrases that have a region on ``image``, and what every image is segmented for."""
+        findings: dict[str, list[Region]] = {name: [] for name in sorted(self.task.segment)}
+        phrases: dict[str, list[Region]] = {}
         for region in study.regions:
-            if region.image_id == image.image_id and region.finding in self._column:
-                regions.setdefault(region.finding, []).append(region)
-        for finding, marked in regions.items():
-            part, row = divmod(self._column[finding], _TEXT_BATCH)
-            text = self._prompts[part].rows(slice(row, row + 1))
-            grid = self.bundle.similarity_map(features, text)[0, 0]
-            yield _compare(finding, grid, marked, geometry, image, keep=example)
+            if region.image_id != image.image_id:
+                continue
+            if region.finding in self._column:
+                findings.setdefault(region.finding, []).append(region)
+            if region.phrase in self._phrase:
+                phrases.setdefault(region.phrase, []).append(region)
+        for finding, marked in findings.items():
+            grid = self._map(features, self._prompts, self._column[finding])
+            filled = finding in self.task.segment
+            yield _compare(finding, grid, marked, geometry, image, keep=example, filled=filled)
+        for phrase, marked in phrases.items():
+            grid = self._map(features, self._phrases, self._phrase[phrase])
+            yield _compare(phrase, grid, marked, geometry, image, keep=example, filled=True, contrasted=True)
+
+    def _map(self, features: ImageFeatures, texts: Sequence[TextFeatures], place: int) -> Float32:
+        part, row = divmod(place, _TEXT_BATCH)
+        grid: Float32 = self.bundle.similarity_map(features, texts[part].rows(slice(row, row + 1)))[0, 0]
+        return grid
 
 
 class _Actor:
     """A Ray Data actor: loads the bundle once, then scores one row group per call."""
 
-    def __init__(self, bundle_url: str, config: Config, task: Task, batch_size: int, priors: PriorGroups) -> None:
+    def __init__(
+        self, bundle_url: str, config: Config, task: Task, batch_size: int, priors: PriorGroups, kept: Kept | None
+    ) -> None:
         bundle = load_bundle(bundle_url, "cuda" if torch.cuda.is_available() else "cpu")
-        self._scorer = GroupScorer(replace(bundle, config=config), task, batch_size, priors)
+        self._scorer = GroupScorer(replace(bundle, config=config), task, batch_size, priors, kept)
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
         groups = zip(batch["path"], batch["index"], batch["num_rows"], strict=True)
-        records = [one for p, i, n in groups for one in self._scorer.score(RowGroup(str(p), int(i), int(n)))]
+        records = [one for p, i, n in groups for one in self._scorer.records(RowGroup(str(p), int(i), int(n)))]
         return to_table(records) if records else SCHEMA.empty_table()
 
 
@@ -191,9 +239,20 @@ def split_groups(lake: Lake, split: str) -> list[RowGroup]:
 
 
 def _compare(
-    finding: str, grid: Float32, marked: Sequence[Region], geometry: AnyGeometry, image: Image, *, keep: bool
+    finding: str,
+    grid: Float32,
+    marked: Sequence[Region],
+    geometry: AnyGeometry,
+    image: Image,
+    *,
+    keep: bool,
+    filled: bool = False,
+    contrasted: bool = False,
 ) -> Localised:
-    """A map's peak at the image's own size against the boxes, and its values against the union of the masks."""
+    """A map's peak at the image's own size against the boxes, and its values against the union of the masks.
+
+    ``filled``: boxes stand for masks where there are none, and an image without either has an empty mask.
+    """
     values = geometry.restore(np.ascontiguousarray(grid, dtype=np.float32))
     boxes = [region.box for region in marked if region.box is not None]
     masks = [region.mask.array() for region in marked if region.mask is not None]
@@ -203,18 +262,21 @@ def _compare(
             "ingest it again"
         )
     union = np.logical_or.reduce(masks) if masks else None
+    if union is None and filled and values.ndim == 2:
+        union = boxes_mask(boxes, *values.shape, truncate=not contrasted)
     peak = first_peak(values)
     hit, chance = None, None
     if boxes:
         hit, chance = inside_any(peak, boxes), box_share(boxes, *values.shape)
-    elif union is not None:
+    elif masks and union is not None:
         hit, chance = bool(union[peak[::-1]]), float(union.mean())
     found = Localised(
         finding=finding,
         peak=peak,
         hit=hit,
         chance=chance,
-        histograms=histograms(values, union) if union is not None and union.any() else None,
+        histograms=histograms(values, union) if union is not None and (filled or union.any()) else None,
+        contrast=contrast(values, union) if contrasted and union is not None else None,
     )
     if not keep:
         return found
@@ -233,7 +295,8 @@ def _ordered(records: Iterable[ImageScores], lake: Lake, split: str, task: Task)
     found = sorted(records, key=lambda one: (one.study_id, one.image_id))
     if not found:
         raise EvaluationError(
-            f"split {split!r} of the lake at {lake.url} has no {task.view} image; check the views that ingest read"
+            f"split {split!r} of the lake at {lake.url} has no {' or '.join(task.views)} image; check the views that "
+            "ingest read"
         )
     return found
 

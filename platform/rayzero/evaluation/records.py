@@ -16,20 +16,26 @@ import pyarrow as pa
 from rayzero.evaluation.metrics.segmentation import Histograms
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
+Real = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to compute of each image of ``view``.
+    """What to compute of each image of one of the ``views``.
 
-    ``prompts`` pairs each finding with its prompt; ``sentences`` are the distinct report sentences to score;
-    studies in ``examples`` keep a thumbnail and their patch grids.
+    ``prompts`` pairs each finding with its prompt, or with each of several; ``sentences`` are the distinct report
+    sentences to score; studies in ``examples`` keep a thumbnail and their patch grids. Maps are made of findings where
+    they have a region; of those in ``segment`` on every image, with boxes as masks where there are no others; and of
+    the ``phrases`` of regions, which are not scored. ``embed`` keeps the image's own vector.
     """
 
-    prompts: tuple[tuple[str, str], ...]
+    prompts: tuple[tuple[str, str], ...] = ()
     sentences: tuple[str, ...] = ()
     examples: frozenset[str] = frozenset()
-    view: str = "frontal"
+    views: tuple[str, ...] = ("frontal",)
+    segment: frozenset[str] = frozenset()
+    phrases: tuple[str, ...] = ()
+    embed: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,9 @@ class Localised:
     """A finding with a true region on one image: the map's ``peak`` (x, y[, z]) and how it compares.
 
     ``hit`` and ``chance`` (share of the image in the true region) are None where the region is unknown,
-    ``histograms`` without a mask. For examples alone: ``grid`` (h, w), the map's logits, on the patch grid of a
-    radiograph or at every pixel of slice ``section`` of a volume, which ``picture`` shows as a JPEG.
+    ``histograms`` without a mask, ``contrast`` unless a phrase was asked, which is ``finding`` then. For examples
+    alone: ``grid`` (h, w), the map's logits, on the patch grid of a radiograph or at every pixel of slice ``section``
+    of a volume, which ``picture`` shows as a JPEG.
     """
 
     finding: str
@@ -46,6 +53,7 @@ class Localised:
     hit: bool | None = None
     chance: float | None = None
     histograms: Histograms | None = None
+    contrast: float | None = None
     grid: Float32 | None = field(default=None, repr=False)
     section: int | None = None
     picture: bytes = field(default=b"", repr=False)
@@ -55,17 +63,19 @@ class Localised:
 class ImageScores:
     """One image of ``size`` (H, W) or (Z, Y, X): logits of the prompts (F,) and of the sentences (S,), its regions.
 
-    ``thumbnail`` is a JPEG, for examples alone.
+    ``embedding`` (D,) is empty unless it was asked for; ``thumbnail`` is a JPEG, for examples alone.
     """
 
     study_id: str
     patient_id: str
     image_id: str
     size: tuple[int, ...]
-    logits: Float32
+    logits: Real
     sentences: Float32
     regions: tuple[Localised, ...] = ()
     thumbnail: bytes = b""
+    view: str = ""
+    embedding: Float32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32), repr=False)
 
 
 _REGION = pa.struct(
@@ -76,6 +86,7 @@ _REGION = pa.struct(
         ("chance", pa.float64()),
         ("foreground", pa.binary()),
         ("everything", pa.binary()),
+        ("contrast", pa.float64()),
         ("grid", pa.binary()),
         ("rows", pa.int32()),
         ("section", pa.int32()),
@@ -91,6 +102,8 @@ SCHEMA = pa.schema(
         ("sentences", pa.binary()),
         ("regions", pa.list_(_REGION)),
         ("thumbnail", pa.binary()),
+        ("view", pa.string()),
+        ("embedding", pa.binary()),
     ]
 )
 
@@ -107,6 +120,8 @@ def to_table(records: Sequence[ImageScores]) -> pa.Table:
             "sentences": one.sentences.astype("<f4").tobytes(),
             "regions": [_region_row(region) for region in one.regions],
             "thumbnail": one.thumbnail,
+            "view": one.view,
+            "embedding": one.embedding.astype("<f4").tobytes(),
         }
         for one in records
     ]
@@ -125,6 +140,8 @@ def from_table(table: pa.Table) -> list[ImageScores]:
             sentences=np.frombuffer(row["sentences"], "<f4"),
             regions=tuple(_region(region) for region in row["regions"]),
             thumbnail=row["thumbnail"],
+            view=row["view"],
+            embedding=np.frombuffer(row["embedding"], "<f4"),
         )
         for row in table.to_pylist()
     ]
@@ -139,6 +156,7 @@ def _region_row(region: Localised) -> dict[str, Any]:
         "chance": region.chance,
         "foreground": None if histograms is None else histograms.foreground.astype("<i8").tobytes(),
         "everything": None if histograms is None else histograms.everything.astype("<i8").tobytes(),
+        "contrast": region.contrast,
         "grid": None if grid is None else grid.astype("<f4").tobytes(),
         "rows": 0 if grid is None else grid.shape[0],
         "section": region.section,
@@ -154,6 +172,7 @@ def _region(row: dict[str, Any]) -> Localised:
         hit=row["hit"],
         chance=row["chance"],
         histograms=Histograms(*counts) if counts else None,
+        contrast=row["contrast"],
         grid=None if row["grid"] is None else np.frombuffer(row["grid"], "<f4").reshape(row["rows"], -1),
         section=row["section"],
         picture=row["picture"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
@@ -30,23 +32,25 @@ def write_report(
 ) -> str:
     """Write ``report.json`` and ``report.html`` into the folder ``url`` (any fsspec URL) and return it.
 
-    ``overlays`` is the number of example maps; ``extra`` is merged into the JSON's top level, for what a run knows
-    and an evaluation does not, such as seconds per stage.
+    ``replicates.npz`` holds the replicates of every headline figure, from which comparisons make pairs. ``overlays``
+    is the number of example maps; ``extra`` is merged into the JSON's top level, for what a run knows and an
+    evaluation does not, such as seconds per stage.
     """
     payload = {**result.to_json(), **(extra or {})}
-    files = {
+    files: dict[str, str | bytes] = {
         "report.json": json.dumps(payload, indent=2, allow_nan=False),
         "report.html": render_html(result, overlays=overlays),
+        "replicates.npz": _replicates(result),
     }
     return write_pages(url, files)
 
 
-def write_pages(url: str, files: Mapping[str, str]) -> str:
-    """Write ``files`` (text by name) into the folder ``url`` and return it. Raises ConfigError for a bad address."""
+def write_pages(url: str, files: Mapping[str, str | bytes]) -> str:
+    """Write ``files`` (by name) into the folder ``url`` and return it. Raises ConfigError for a bad address."""
     fs, root = open_url(url.rstrip("/"))
     fs.makedirs(root, exist_ok=True)
     for name, text in files.items():
-        fs.pipe_file(f"{root}/{name}", text.encode())
+        fs.pipe_file(f"{root}/{name}", text.encode() if isinstance(text, str) else text)
     return url.rstrip("/")
 
 
@@ -72,7 +76,10 @@ def render_html(result: EvaluationResult, *, overlays: int = 12) -> str:
             result=result,
             cutoffs=CUTOFFS,
             directions=DIRECTIONS,
-            headline=[(headline_name(name), value, chance) for name, (value, chance) in result.headline().items()],
+            headline=[
+                (headline_name(name, result.names), value, chance)
+                for name, (value, chance) in result.headline().items()
+            ],
             charts=_charts(result),
             overlays=gallery.overlays(result, overlays),
             retrieved=gallery.retrieval_examples(result, _RETRIEVAL_EXAMPLES),
@@ -80,8 +87,10 @@ def render_html(result: EvaluationResult, *, overlays: int = 12) -> str:
     )
 
 
-def headline_name(key: str) -> str:
-    """A headline's dotted name as a person reads it."""
+def headline_name(key: str, names: Mapping[str, str]) -> str:
+    """A headline's dotted name as a person reads it; ``names`` are those of a benchmark's own figures."""
+    if key in names:
+        return names[key]
     if key in _NAMES:
         return _NAMES[key]
     if key.startswith("retrieval.recall_at_"):
@@ -90,10 +99,18 @@ def headline_name(key: str) -> str:
     return f"Macro AUROC, {charts.label(group)} findings"
 
 
+def _replicates(result: EvaluationResult) -> bytes:
+    samples = {name: value.samples for name, (value, _) in result.headline().items() if value.samples is not None}
+    file = io.BytesIO()
+    np.savez_compressed(file, bootstrap=np.array(result.bootstrap_key), **samples)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
 def _charts(result: EvaluationResult) -> dict[str, Markup]:
     out: dict[str, str] = {}
     if result.classification:
         out["forest"], out["roc"] = charts.forest(result.classification), charts.roc(result.classification)
+        out["pr"] = charts.precision_recall(result.classification)
     if result.calibration:
         out["reliability"] = charts.reliability(result.calibration.raw, result.calibration.calibrated)
     if result.segmentation:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rayzero.evaluation.metrics.bootstrap import CONFIDENCE, Estimate
@@ -17,6 +18,40 @@ from rayzero.evaluation.sections import (
     Scored,
     Segmentation,
 )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A benchmark's figure twice: as papers compute it, and ``strict``; None where one of the two does not exist.
+
+    ``rule`` says where thresholds come from, ``reference`` what papers report (by system).
+    """
+
+    key: str
+    name: str
+    published: Estimate | None
+    strict: Estimate | None
+    rule: str = ""
+    chance: float | None = None
+    reference: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Estimate:
+        """The strict figure, or the published one where there is no other."""
+        chosen = self.strict or self.published
+        assert chosen is not None
+        return chosen
+
+    def to_json(self) -> dict[str, Any]:
+        """Both values, the rule, and the published numbers; undefined numbers are null."""
+        return {
+            "name": self.name,
+            "published": self.published.to_json() if self.published else None,
+            "strict": self.strict.to_json() if self.strict else None,
+            "rule": self.rule,
+            "chance": self.chance if self.chance is not None and math.isfinite(self.chance) else None,
+            "reference": dict(self.reference),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +75,8 @@ class EvaluationResult:
     grounding: Grounding | None = None
     segmentation: Segmentation | None = None
     retrieval: Retrieval | None = None
+    figures: tuple[Figure, ...] = ()
+    bootstrap_key: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Every figure as {"value", "low", "high", "n"}, nested by section; undefined numbers are null."""
@@ -52,9 +89,12 @@ class EvaluationResult:
             "bootstrap": {"replicates": self.replicates, "confidence": CONFIDENCE, "unit": "patient"},
             "notes": list(self.notes),
             "headline": {
-                name: {**value.to_json(), "chance": chance} for name, (value, chance) in self.headline().items()
+                name: {**value.to_json(), "chance": chance if math.isfinite(chance) else None}
+                for name, (value, chance) in self.headline().items()
             },
         }
+        if self.figures:
+            out["figures"] = {one.key: one.to_json() for one in self.figures}
         if self.classification:
             out["classification"] = _classification(self.classification)
         if self.calibration:
@@ -69,7 +109,11 @@ class EvaluationResult:
         return out
 
     def headline(self) -> dict[str, tuple[Estimate, float]]:
-        """The figures that sum up the result, by dotted name, each with its chance level."""
+        """The figures that sum up the result, by dotted name, each with its chance level (NaN where it has none)."""
+        if self.figures:
+            # A figure that only papers' own definition gives is not what sums up a result.
+            kept = [one for one in self.figures if one.strict]
+            return {f"{self.protocol}.{one.key}": (one.best, _level(one.chance)) for one in kept}
         out: dict[str, tuple[Estimate, float]] = {}
         if self.classification:
             out["classification.macro_auroc"] = (self.classification.macro_auroc, 0.5)
@@ -85,6 +129,11 @@ class EvaluationResult:
                 out[f"retrieval.recall_at_{cutoff}"] = (value, chance)
         return out
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of a benchmark's figures by their dotted names."""
+        return {f"{self.protocol}.{one.key}": one.name for one in self.figures}
+
     def card(self) -> dict[str, Any]:
         """What a bundle's card takes from an evaluation: ``calibration``, ``map_threshold`` and ``metrics``."""
         out: dict[str, Any] = {"metrics": {name: value.to_json() for name, (value, _) in self.headline().items()}}
@@ -96,6 +145,10 @@ class EvaluationResult:
         return out
 
 
+def _level(chance: float | None) -> float:
+    return math.nan if chance is None else chance
+
+
 def _classification(part: Classification) -> dict[str, Any]:
     group_of = {name: group for group, names in part.members.items() for name in names}
     groups = {
@@ -105,6 +158,7 @@ def _classification(part: Classification) -> dict[str, Any]:
     per_class = {
         name: {
             "auroc": one.auroc.to_json(),
+            "auprc": one.auprc.to_json(),
             "average_precision": one.average_precision.to_json(),
             "positives": one.positives,
             "negatives": one.negatives,
@@ -117,6 +171,7 @@ def _classification(part: Classification) -> dict[str, Any]:
     return {
         "macro_auroc": part.macro_auroc.to_json(),
         "macro_average_precision": part.macro_average_precision.to_json(),
+        "macro_auprc": part.macro_auprc.to_json(),
         **groups,
         "per_class": per_class,
         "dropped": dict(part.dropped),

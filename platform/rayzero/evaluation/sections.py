@@ -166,7 +166,7 @@ def segmentation(validation: Scored, test: Scored, bootstrap: Bootstrap, groups:
     whole: dict[str, list[float]] = {}
     for one in test.images:
         for region in one.regions:
-            if region.histograms is not None:
+            if region.histograms is not None and region.histograms.positive:
                 whole.setdefault(region.finding, []).append(dice.whole_image_dice(region.histograms))
     baseline = {name: float(np.mean(values)) for name, values in whole.items()}
     return Segmentation(
@@ -188,7 +188,7 @@ def dice_curves(scored: Scored) -> dict[str, tuple[Float, list[str]]]:
     curves: dict[str, tuple[list[Float], list[str]]] = {}
     for one in scored.images:
         for region in one.regions:
-            if region.histograms is not None:
+            if region.histograms is not None and region.histograms.positive:
                 values, patients = curves.setdefault(region.finding, ([], []))
                 values.append(dice.dice_at_thresholds(region.histograms))
                 patients.append(one.patient_id)

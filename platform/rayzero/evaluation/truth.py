@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import split_groups
 from rayzero.evaluation.metrics.classification import MASKED, Labels
-from rayzero.studies.lake import Lake
+from rayzero.studies.lake import Lake, read_parquet_group
 from rayzero.studies.study import Study
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The studies of one split by id, without images; ``where`` names lake and split in messages."""
+    """The studies of one split by id, without images; ``where`` names lake and split in messages.
+
+    ``images`` counts the images of each.
+    """
 
     studies: Mapping[str, Study]
     where: str
+    images: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -59,9 +63,12 @@ class Truth:
 
 def read_truth(lake: Lake, split: str) -> Truth:
     """The truth of ``split``. Raises EvaluationError when the lake has no such split."""
-    split_groups(lake, split)
-    studies = lake.read(splits=[split], columns=("labels", "sentences", "regions"))
-    return Truth({study.study_id: study for study in studies}, f"split {split!r} of the lake at {lake.url}")
+    images: dict[str, int] = {}
+    for group in split_groups(lake, split):
+        for row in read_parquet_group(group, ["study_id", "images.list.element.view"]).to_pylist():
+            images[row["study_id"]] = len(row["images"])
+    studies = lake.read(splits=[split], columns=("labels", "sentences", "regions", "report"))
+    return Truth({study.study_id: study for study in studies}, f"split {split!r} of the lake at {lake.url}", images)
 
 
 def sentences_of(study: Study) -> frozenset[str]:

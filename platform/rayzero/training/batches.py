@@ -43,6 +43,7 @@ def collate(
         pixels=(None if pixels is None else torch.from_numpy(pixels)) if cached else images,
         features=images if cached else None,
         present=torch.tensor(present) if present[0] else None,
+        said=_said(examples) if data.texts == "sentence" else None,
     )
 
 
@@ -64,6 +65,13 @@ def _distinct_sentences(examples: pa.Table) -> tuple[list[str], torch.Tensor]:
     for row, sentences in enumerate(said):
         positives[row, [column[sentence] for sentence in sentences]] = True
     return distinct, positives
+
+
+def _said(examples: pa.Table) -> torch.Tensor:
+    """The ids of all sentences of each study (B, K), padded with -1."""
+    rows = [[text_id(one) for one in said] for said in examples.column("sentences").to_pylist()]
+    longest = max(len(row) for row in rows)
+    return torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
 
 
 def _draw(row: dict[str, object], data: DataConfig, seed: int, step: int) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from rayzero.alignment.base import PretrainingModel
 from rayzero.config import Config, TrainingConfig
+from rayzero.training.layers import rate_scales
 
 # Its shared-memory collective is compiled at the first initialisation, a minute per worker start, and a killed
 # build leaves a lock that later runs wait on for ever. gloo does the same work.
@@ -27,20 +29,28 @@ def build_engine(model: PretrainingModel, config: Config) -> deepspeed.DeepSpeed
     # the first to suffer. Frozen encoders stay in it.
     model.train()
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config(training), dist_init_required=False
+        model=model,
+        optimizer=optimizer,
+        config=deepspeed_config(training, dist.get_world_size()),
+        dist_init_required=False,
     )
     return engine
 
 
-def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
+def deepspeed_config(training: TrainingConfig, world_size: int) -> dict[str, Any]:
     """The DeepSpeed settings of a run. Clipping is explicit: left out, DeepSpeed clips to norm 1."""
+    zero: dict[str, Any] = {"stage": training.zero_stage}
+    if training.offload == "optimizer":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         # Only their ratio matters to the engine; the loop decides how large each step is.
-        "train_batch_size": training.batch_size,
-        "train_micro_batch_size_per_gpu": training.batch_size // training.workers,
+        "train_batch_size": world_size,
+        "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": training.gradient_clip,
-        "zero_optimization": {"stage": training.zero_stage},
+        "zero_optimization": zero,
+        # Its own Adam for the host is compiled at start, and torch's is exact.
+        "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         # Autocast leaves parameters, and so the optimizer's state, in fp32: pure bf16 weights cannot follow
         # small updates of temperatures, norms and LayerScale (RadZero spec, defect 4).
@@ -56,25 +66,28 @@ def parameter_groups(model: PretrainingModel, config: Config) -> list[dict[str, 
     Each group carries ``lr_scale``, its learning rate over the schedule's.
     """
     training = config.training
-    groups: list[dict[str, Any]] = []
-    text = {id(parameter) for parameter in model.text.parameters()}
+    scales = rate_scales(model, training.layer_decay)
     norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
-    for is_text in (True, False):
-        for decays in (True, False):
-            chosen = [
-                parameter
-                for parameter in model.parameters()
-                if parameter.requires_grad
-                and (id(parameter) in text) == is_text
-                and (parameter.ndim > 1 and id(parameter) not in norms) == decays
-            ]
-            if chosen:
-                scale = config.text.lr_scale if is_text else 1.0
-                decay = training.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "weight_decay": decay, "lr_scale": scale, "lr": training.lr * scale})
+    text = {id(parameter) for parameter in model.text.parameters()}
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and id(parameter) not in norms
+            key = (id(parameter) in text, scales.get(name, 1.0), decays)
+            groups.setdefault(key, []).append(parameter)
     if not groups:
         raise ValueError("nothing to train: every part of the model is frozen")
-    return groups
+    # The text encoder first, and in each part what decays: an order that checkpoints rely on.
+    return [
+        {
+            "params": groups[key],
+            "weight_decay": training.weight_decay if decays else 0.0,
+            "lr_scale": scale * (config.text.lr_scale if is_text else 1.0),
+            "lr": training.lr * scale * (config.text.lr_scale if is_text else 1.0),
+        }
+        for key in sorted(groups, reverse=True)
+        for is_text, scale, decays in [key]
+    ]
 
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:

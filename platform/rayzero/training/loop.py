@@ -15,151 +15,184 @@ import ray.train.torch
 import torch
 
 from rayzero.alignment import registry
+from rayzero.alignment.base import AlignmentModel, Batch, PretrainingModel
 from rayzero.config import Config
-from rayzero.studies.loading import Source, stream
-from rayzero.training import checkpoint
+from rayzero.studies.loading import Source, read_examples, stream
 from rayzero.training import engine as engines
+from rayzero.training.average import Average
 from rayzero.training.batches import collate
+from rayzero.training.checkpoint import Checkpoints, LoopState
 from rayzero.training.gradient_cache import cached_backward
+from rayzero.training.manifest import SCORE
+from rayzero.training.maps import sample_maps
 from rayzero.training.monitor import Monitor
+from rayzero.training.nonfinite import examined, guard
+from rayzero.training.profile import Profile
+from rayzero.training.progress import monitored
+from rayzero.training.throughput import model_flops
 from rayzero.training.timeline import Timeline
 from rayzero.training.validation import validate
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs: the resolved config, where examples come from, and where to log."""
+    """What a worker needs: the resolved config, where examples come from, where to log, and whether to profile."""
 
     config: Config
     train: Source
     validation: Source | None
     log_dir: str
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient stopped being a number; training stops before the damage is saved."""
+    profile: str | None = None
 
 
 def train_worker(settings: dict[str, Job]) -> None:
     """Train from the newest checkpoint (or the start) to the last step."""
-    job = settings["job"]
-    config, context = job.config, ray.train.get_context()
-    rank = context.get_world_rank()
+    config = settings["job"].config
     torch.set_num_threads(max(1, round(config.training.cpus_per_worker)))
-    # The same seed builds the same weights on every worker; dropout then differs by rank.
-    torch.manual_seed(config.seed)
-    model = registry.build(config)
-    engine = engines.build_engine(model, config)
-    state = checkpoint.restore(engine)
-    timeline = Timeline(config.training, job.train.num_rows)
-    monitor = Monitor(config.training, job.log_dir, rank=rank, first_step=state.step, steps=timeline.steps)
-    batches = _batches(job, timeline, state.step, rank, context.get_world_size())
-    if rank == 0 and (state.stopped or state.step >= timeline.steps):
-        print(f"run {config.name!r} is already complete at step {state.step}", flush=True)
-    while state.step < timeline.steps and not state.stopped:
-        with monitor.waiting():
-            examples = next(batches)
-        values = _step(engine, config, timeline, examples, state)
-        images = timeline.batch_size(state.step)
-        state.step += 1
-        state.images_seen += images
-        monitor.step(state.step, images, values)
-        _milestones(engine, job, timeline, state, monitor, values)
-    monitor.close()
+    _Worker(settings["job"]).run()
 
 
-def _batches(job: Job, timeline: Timeline, first: int, rank: int, world_size: int) -> Iterator[pa.Table]:
-    return stream(
-        job.train,
-        rank=rank,
-        world_size=world_size,
-        seed=job.config.seed,
-        skip=timeline.images_before(first) // world_size,
-        sizes=[timeline.batch_size(step) // world_size for step in range(first, timeline.steps)],
-    )
+class _Worker:
+    """What one worker holds while it trains."""
 
-
-def _step(
-    engine: deepspeed.DeepSpeedEngine,
-    config: Config,
-    timeline: Timeline,
-    examples: pa.Table,
-    state: checkpoint.LoopState,
-) -> dict[str, float]:
-    # Dropout is a function of step and rank, so that a resumed run draws what the uninterrupted one would have.
-    torch.manual_seed(hash((config.seed, state.step, ray.train.get_context().get_world_rank())))
-    batch = collate(
-        examples,
-        engine.module.text,
-        config.data,
-        cached=config.vision.cache_features,
-        seed=config.seed,
-        step=state.step,
-    ).to(engine.device)
-    rate = timeline.learning_rate(state.step) * state.progress.rate_scale
-    engines.set_learning_rate(engine, rate)
-    if config.training.chunks == 1:
-        losses = engine(batch)
-        values = _finite(losses, examples, state)
-        engine.backward(losses["loss"])
-    else:
-        backward = partial(engines.backward, engine)
-        values = _finite(cached_backward(engine, backward, batch, config.training.chunks), examples, state)
-    engine.step()
-    norm = engine.get_global_grad_norm()
-    return {**values, "lr": rate, **({"grad_norm": float(norm)} if norm is not None else {})}
-
-
-def _finite(losses: dict[str, torch.Tensor], examples: pa.Table, state: checkpoint.LoopState) -> dict[str, float]:
-    values = {name: float(value.detach()) for name, value in losses.items()}
-    # The loss is that of the global batch, so every process sees the same value and stops together.
-    if not math.isfinite(values["loss"]):
-        studies = ", ".join(examples.column("study_id").to_pylist()[:8])
-        raise NonFiniteLoss(f"loss is {values} at step {state.step + 1}; first studies of the batch: {studies}")
-    return values
-
-
-def _milestones(
-    engine: deepspeed.DeepSpeedEngine,
-    job: Job,
-    timeline: Timeline,
-    state: checkpoint.LoopState,
-    monitor: Monitor,
-    values: dict[str, float],
-) -> None:
-    """Validate, report and save when the step calls for it."""
-    training = job.config.training
-    last = state.step == timeline.steps
-    metrics: dict[str, float] = {**values, "step": state.step, "images_seen": state.images_seen}
-    due = _every(training.validate_every, state.step) if training.validate_every else timeline.ends_epoch(state.step)
-    if (due or last) and job.validation is not None:
-        figures = _validate(engine, job)
-        metrics.update(figures)
-        monitor.scalars(state.step, figures)
-        state.progress.update(figures, training)
-        state.stopped = state.progress.exhausted(training)
-        if ray.train.get_context().get_world_rank() == 0:
-            shown = "  ".join(f"{name.removeprefix('validation/')} {value:.4f}" for name, value in figures.items())
-            print(f"step {state.step}: validation {shown}{'  stopping early' * state.stopped}", flush=True)
-    if last or state.stopped or (_every(training.checkpoint_every, state.step) if training.checkpoint_every else due):
-        checkpoint.save(engine, state, metrics)
-    elif due:
-        ray.train.report(metrics)
-
-
-def _validate(engine: deepspeed.DeepSpeedEngine, job: Job) -> dict[str, float]:
-    assert job.validation is not None
-    context = ray.train.get_context()
-    stage3 = job.config.training.zero_stage == 3
-    gathered = deepspeed.zero.GatheredParameters(list(engine.module.parameters())) if stage3 else nullcontext()
-    with gathered:
-        return validate(
-            engine.module,
-            job.validation,
-            job.config,
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
+    def __init__(self, job: Job) -> None:
+        self.job, self.config, self.training = job, job.config, job.config.training
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        # The same seed builds the same weights on every worker; dropout then differs by rank.
+        torch.manual_seed(self.config.seed)
+        model = registry.build(self.config)
+        self.checkpoints = Checkpoints(self.training.zero_stage)
+        found = self.checkpoints.find(model)
+        # A share of a peak is of interest where the peak is known.
+        flops = self._flops_per_image(model) if torch.cuda.is_available() else None
+        self.engine = engines.build_engine(model, self.config)
+        self.average = Average(model, self.training.ema) if self.training.ema else None
+        self.state = found.load(self.engine, self.average) if found else LoopState()
+        self.timeline = Timeline(self.training, job.train.num_rows)
+        self.monitor = Monitor(
+            self.config,
+            job.log_dir,
+            rank=self.rank,
+            world_size=self.world_size,
+            first_step=self.state.step,
+            steps=self.timeline.steps,
         )
+        self.monitor.flops_per_image = flops
+
+    def run(self) -> None:
+        """Take the steps that are left."""
+        state, steps = self.state, self.timeline.steps
+        if self.rank == 0 and (state.stopped or state.step >= steps):
+            print(f"run {self.config.name!r} is already complete at step {state.step}", flush=True)
+        batches = self._batches()
+        with Profile(self.job.profile if self.rank == 0 else None) as profile:
+            while state.step < steps and not state.stopped:
+                with self.monitor.waiting():
+                    examples = next(batches)
+                values = self._step(examples)
+                images = self.timeline.batch_size(state.step)
+                state.step += 1
+                state.images_seen += images
+                if self.average is not None:
+                    self.average.update(state.step)
+                self.monitor.step(state.step, images, values, self.engine.module, self.checkpoints.blocked)
+                self._milestones(values)
+                profile.step()
+        self.monitor.close()
+
+    def _flops_per_image(self, model: PretrainingModel) -> float:
+        """Measured before an engine takes the model apart, on the same examples in every process."""
+        model.to(ray.train.torch.get_device())
+        examples = read_examples(self.job.train, self.job.train.row_groups[0])
+        examples = examples.slice(0, max(1, self.training.batch_size // self.world_size))
+        batch = self._collate(examples, model, 0).to(model.device)
+        return model_flops(model, batch, bf16=self.training.precision == "bf16") / len(batch)
+
+    def _batches(self) -> Iterator[pa.Table]:
+        first = self.state.step
+        shares = [self.timeline.share(step, self.rank, self.world_size) for step in range(self.timeline.steps)]
+        return stream(
+            self.job.train,
+            rank=self.rank,
+            world_size=self.world_size,
+            seed=self.config.seed,
+            skip=sum(shares[:first]),
+            sizes=shares[first:],
+        )
+
+    def _step(self, examples: pa.Table) -> dict[str, float]:
+        state, engine = self.state, self.engine
+        # Dropout is a function of step and rank, so that a resumed run draws what the uninterrupted one would have.
+        torch.manual_seed(hash((self.config.seed, state.step, self.rank)))
+        batch = self._collate(examples, engine.module, state.step).to(engine.device)
+        rate = self.timeline.learning_rate(state.step) * state.progress.rate_scale
+        engines.set_learning_rate(engine, rate)
+        if self.training.chunks == 1:
+            with examined(examples, state.step + 1):
+                losses = engine(batch)
+            values = self._finite(losses, examples)
+            engine.backward(losses["loss"])
+        else:
+            backward = partial(engines.backward, engine)
+            with examined(examples, state.step + 1):
+                losses = cached_backward(engine, backward, batch, self.training.chunks)
+            values = self._finite(losses, examples)
+        engine.step()
+        norm = engine.get_global_grad_norm()
+        if norm is not None:
+            values["grad_norm"] = float(norm)
+            guard(values, examples, state.step + 1)
+        return {**values, "lr": rate}
+
+    def _collate(self, examples: pa.Table, model: PretrainingModel, step: int) -> Batch:
+        cached = self.config.vision.cache_features
+        return collate(examples, model.text, self.config.data, cached=cached, seed=self.config.seed, step=step)
+
+    def _finite(self, losses: dict[str, torch.Tensor], examples: pa.Table) -> dict[str, float]:
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        guard(values, examples, self.state.step + 1)
+        return values
+
+    def _milestones(self, values: dict[str, float]) -> None:
+        """Validate, report and save when the step calls for it."""
+        training, state = self.training, self.state
+        last = state.step == self.timeline.steps
+        metrics: dict[str, float] = {**values, "step": state.step, "images_seen": state.images_seen}
+        if training.validate_every:
+            due = _every(training.validate_every, state.step)
+        else:
+            due = self.timeline.ends_epoch(state.step)
+        if (due or last) and self.job.validation is not None:
+            figures = self._validate(self.job.validation)
+            metrics.update(figures)
+            self.monitor.scalars(state.step, figures)
+            name, value = monitored(figures, training)
+            if math.isfinite(value):
+                metrics[SCORE] = -value if name == "loss" else value
+            state.progress.update(figures, training)
+            state.stopped = state.progress.exhausted(training)
+            if self.rank == 0:
+                shown = "  ".join(f"{name.removeprefix('validation/')} {value:.4f}" for name, value in figures.items())
+                print(f"step {state.step}: validation {shown}{'  stopping early' * state.stopped}", flush=True)
+        saves = _every(training.checkpoint_every, state.step) if training.checkpoint_every else due
+        if last or state.stopped or saves:
+            self.checkpoints.save(self.engine, state, metrics, self.average)
+        elif due:
+            # In turn with the checkpoints, whose uploads nobody waits for.
+            ray.train.report(metrics, checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC)
+
+    def _validate(self, source: Source) -> dict[str, float]:
+        model = self.engine.module
+        stage3 = self.training.zero_stage == 3
+        gathered = deepspeed.zero.GatheredParameters(list(model.parameters())) if stage3 else nullcontext()
+        # At stage 3 each layer of each forward is a meeting of all processes, so all of them do the same.
+        rank, world_size = (0, 1) if stage3 else (self.rank, self.world_size)
+        with gathered, self.average.applied() if self.average is not None else nullcontext():
+            figures = validate(model, source, self.config, rank=rank, world_size=world_size)
+            if rank == 0 and isinstance(model, AlignmentModel):
+                self.monitor.images(self.state.step, sample_maps(model, source, self.config))
+        return figures
 
 
 def _every(interval: int, step: int) -> bool:

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from rayzero.config import TrainingConfig
 
 
+def monitored(metrics: dict[str, float], training: TrainingConfig) -> tuple[str, float]:
+    """The figure that says how good a run is, by name: training.monitor, or the loss where there is no other."""
+    name = training.monitor if f"validation/{training.monitor}" in metrics else "loss"
+    return name, metrics[f"validation/{name}"]
+
+
 @dataclass
 class Progress:
     """Part of the loop's state, so that a resumed run follows the same plateau.
@@ -22,9 +28,8 @@ class Progress:
     rate_scale: float = 1.0
 
     def update(self, metrics: dict[str, float], training: TrainingConfig) -> None:
-        """Take the figures of one validation into account: training.monitor, or the loss where there is no other."""
-        name = training.monitor if f"validation/{training.monitor}" in metrics else "loss"
-        value = metrics[f"validation/{name}"]
+        """Take the figures of one validation into account."""
+        name, value = monitored(metrics, training)
         sign = -1.0 if name == "loss" else 1.0
         # A lake without labels has no AUROC: not a number is never progress.
         if not math.isnan(value) and (self.best is None or sign * value > sign * self.best):

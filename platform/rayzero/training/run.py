@@ -20,12 +20,22 @@ from rayzero.config import Config, ConfigError, dump_yaml, override, parse_confi
 from rayzero.storage import open_url
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
+from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
 from rayzero.training.errors import TrainingError
 from rayzero.training.features import training_sources
 from rayzero.training.loop import Job, train_worker
+from rayzero.training.manifest import SCORE
+from rayzero.training.run_storage import train_storage
 from rayzero.training.timeline import Timeline
 
+# How a run is carried out, not what it computes: what may differ when it is continued.
+_MAY_CHANGE = {
+    "storage",
+    "data.cache",
+    *(f"training.{name}" for name in ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")),
+    *(f"training.{name}" for name in ("keep_checkpoints", "max_failures", "log_every")),
+}
 _PACKAGES = ("rayzero", "ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
 
 
@@ -43,8 +53,18 @@ def run_folder(config: Config) -> str:
     return f"{config.storage.rstrip('/')}/{config.name}"
 
 
-def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -> TrainingResult:
+def count_examples(config: Config) -> int:
+    """Training examples of one epoch. Raises ConfigError or LakeError as ``pretrain`` does."""
+    lake = _open(config)
+    return lake_source(lake, "train", config.data, config.vision.resolution, with_text=True).num_rows
+
+
+def pretrain(
+    config: Config, callbacks: Sequence[ray.train.UserCallback] = (), *, profile: bool = False
+) -> TrainingResult:
     """Train ``config``, or continue the run of that name where it stopped. Needs a Ray cluster.
+
+    ``profile`` writes a trace of three steps to ``profile/trace.json`` in the run folder.
 
     Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable, and
     TrainingError when training fails more often than training.max_failures allows.
@@ -63,6 +83,7 @@ def pretrain(config: Config, callbacks: Sequence[ray.train.UserCallback] = ()) -
         train=sources["train"],
         validation=sources.get("validation"),
         log_dir=f"{run_folder(config)}/tensorboard",
+        profile=f"{run_folder(config)}/profile" if profile else None,
     )
     _write_run_folder(config, lake)
     # Checks the run's length against the data before any worker starts.
@@ -90,21 +111,29 @@ def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallbac
     resources = {"CPU": training.cpus_per_worker}
     if training.gpus_per_worker:
         resources["GPU"] = training.gpus_per_worker
+    filesystem, path = train_storage(config.storage)
+    workers = (training.min_workers, training.workers) if training.min_workers else training.workers
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=training.workers, use_gpu=bool(training.gpus_per_worker), resources_per_worker=resources
+            num_workers=workers,  # type: ignore[arg-type]  # typed as Train v1's
+            use_gpu=bool(training.gpus_per_worker),
+            resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
             name=config.name,
-            storage_path=config.storage,
+            storage_path=path,
+            storage_filesystem=filesystem,
             # The default retries a controller that cannot start for ever.
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]  # typed as Train v1's
                 max_failures=training.max_failures, controller_failure_limit=3
             ),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=training.keep_checkpoints),
+            # And the newest, always.
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=training.keep_checkpoints, checkpoint_score_attribute=SCORE
+            ),
             callbacks=list(callbacks),  # type: ignore[arg-type]  # typed as Train v1's
         ),
     )
@@ -139,7 +168,7 @@ def _check_same_run(config: Config, lake: Lake) -> None:
     except ConfigError as error:
         raise ConfigError(f"{root}/config.yaml: {error}; choose another name=...") from None
     changed = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
-    changed = [key for key in changed if key not in ("storage", "training.max_failures", "training.log_every")]
+    changed = [key for key in changed if key not in _MAY_CHANGE]
     if changed:
         raise ConfigError(
             f"run {config.name!r} in {config.storage} began with other settings ({', '.join(changed)}); "
@@ -158,15 +187,13 @@ def _check_same_run(config: Config, lake: Lake) -> None:
 def _check_resources(config: Config) -> None:
     training = config.training
     have = ray.cluster_resources()
-    need = {
-        "CPU": training.workers * training.cpus_per_worker,
-        "GPU": training.workers * training.gpus_per_worker,
-    }
+    workers = training.min_workers or training.workers
+    need = {"CPU": workers * training.cpus_per_worker, "GPU": workers * training.gpus_per_worker}
     for name, amount in need.items():
         if amount > have.get(name, 0):
             raise ConfigError(
-                f"training.workers={training.workers} need {amount:g} {name}, the cluster has "
-                f"{have.get(name, 0):g}; lower training.workers or training.{name.lower()}s_per_worker"
+                f"{workers} workers need {amount:g} {name}, the cluster has {have.get(name, 0):g}; lower "
+                f"training.{'min_' * bool(training.min_workers)}workers or training.{name.lower()}s_per_worker"
             )
 
 

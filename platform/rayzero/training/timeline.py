@@ -51,6 +51,11 @@ class Timeline:
             return self.training.batch_size
         return self._epoch_batch(bisect.bisect_right(self._epoch_starts, step) - 1)
 
+    def share(self, step: int, rank: int, workers: int) -> int:
+        """Images of ``step`` for one of ``workers`` workers; shares differ by one image at most."""
+        size = self.batch_size(step)
+        return size // workers + (rank < size % workers)
+
     def images_before(self, step: int) -> int:
         """Images that the steps before ``step`` use."""
         if not self.training.epochs:

@@ -6,10 +6,11 @@ one and a block of replicates is a matrix product. All metrics of an evaluation 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,22 @@ Float = np.ndarray[Any, np.dtype[np.float64]]
 CONFIDENCE = 0.95
 # Elements of one (replicates, items) block of weights: 1 MB of float64, which stays in the cache.
 _BLOCK_ELEMENTS = 1 << 17
+# Elements of one (items, replicates) block of weights that classes share: 16 MB of float32.
+_COLUMN_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric, its percentile bootstrap interval, and the number ``n`` of items it is over; NaN where undefined."""
+    """A metric, its percentile bootstrap interval, and the number ``n`` of items it is over; NaN where undefined.
+
+    ``samples`` (R,) are its replicates, for paired comparisons.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    samples: Float | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, float | int | None]:
         """JSON has no NaN: undefined numbers are null."""
@@ -43,7 +50,10 @@ class Bootstrap:
         names = sorted(set(patients))
         if not names:
             raise ValueError("a bootstrap needs at least one patient")
+        self.replicates = replicates
         self._column = {name: column for column, name in enumerate(names)}
+        self.key = hashlib.sha256("\n".join([str(seed), str(replicates), *names]).encode()).hexdigest()
+        """Equal for equal replicates: figures of two systems under one key can be compared in pairs."""
         share = np.full(len(names), 1.0 / len(names))
         self._counts = np.random.default_rng(seed).multinomial(len(names), share, size=replicates).astype(np.uint16)
 
@@ -56,6 +66,14 @@ class Bootstrap:
         step = max(1, _BLOCK_ELEMENTS // max(1, len(columns)))
         starts = range(0, len(self._counts), step) or (0,)
         return np.concatenate([statistic(self._counts[i : i + step, columns].astype(np.float64)) for i in starts])
+
+    def columns(self, patients: Sequence[str]) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+        """The weights of the items of ``patients`` (n,) as blocks (n, r) of all replicates in turn."""
+        owners = np.array([self._column[name] for name in patients], dtype=np.intp)
+        step = max(1, _COLUMN_ELEMENTS // max(1, len(owners)))
+        for start in range(0, len(self._counts), step):
+            block = np.ascontiguousarray(self._counts[start : start + step].T)
+            yield block[owners].astype(np.float32)
 
     def mean(self, values: Float, patients: Sequence[str]) -> Estimate:
         """The mean of ``values`` (n,) with its interval."""
@@ -81,7 +99,34 @@ def estimate(value: float, samples: Float, n: int) -> Estimate:
     if not len(defined) or not math.isfinite(value):
         return Estimate(value, math.nan, math.nan, n)
     low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(low), float(high), n)
+    return Estimate(value, float(low), float(high), n, samples)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one figure is than another on the same replicates, its interval, and a two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_difference(one: Float, other: Float, value: float) -> Difference:
+    """The difference ``value`` of two figures with the interval of their paired replicates (R,).
+
+    ``p`` is twice the share of replicates on the far side of zero, the observation counted as one of them, at most 1.
+    Raises ValueError when the replicates are not equally many.
+    """
+    if len(one) != len(other):
+        raise ValueError(f"{len(one)} and {len(other)} replicates make no pairs")
+    gaps = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    gaps = gaps[np.isfinite(gaps)]
+    if not len(gaps):
+        return Difference(value, math.nan, math.nan, math.nan)
+    low, high = np.quantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    far = min(int((gaps <= 0).sum()), int((gaps >= 0).sum()))
+    return Difference(value, float(low), float(high), min(1.0, 2 * (far + 1) / (len(gaps) + 1)))
 
 
 def mean_defined(values: Float, axis: int) -> Float:

@@ -30,10 +30,31 @@ def inside_any(point: tuple[int, ...], boxes: Sequence[Box]) -> bool:
 
 def box_share(boxes: Sequence[Box], height: int, width: int) -> float:
     """Share of an image's pixels inside the union of ``boxes``: the chance that a random pixel is a hit."""
-    covered = np.zeros((height, width), dtype=bool)
+    return float(boxes_mask(boxes, height, width).mean())
+
+
+def boxes_mask(
+    boxes: Sequence[Box], height: int, width: int, *, truncate: bool = False
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """The filled union of ``boxes`` (H, W); ``truncate`` cuts corners to whole pixels as published code does."""
+    mask = np.zeros((height, width), dtype=bool)
     for x0, y0, x1, y1 in boxes:
-        covered[_first(y0) : _first(y1), _first(x0) : _first(x1)] = True
-    return float(covered.mean())
+        edges = [max(0, int(edge)) for edge in (y0, y1, x0, x1)] if truncate else [_first(e) for e in (y0, y1, x0, x1)]
+        mask[edges[0] : edges[1], edges[2] : edges[3]] = True
+    return mask
+
+
+def contrast(values: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> float:
+    """Signed contrast-to-noise ratio of a map inside against outside a mask, both (H, W).
+
+    (mean in - mean out) / sqrt(variance in + variance out); 0 where it is not defined: a constant map, or a mask of
+    no or of all pixels. Its absolute value is the published CNR (datasets spec, section 5.2).
+    """
+    inside, outside = values[mask].astype(np.float64), values[~mask].astype(np.float64)
+    if not len(inside) or not len(outside):
+        return 0.0
+    noise = math.sqrt(float(inside.var()) + float(outside.var()))
+    return float((inside.mean() - outside.mean()) / noise) if noise > 0 else 0.0
 
 
 def _first(edge: float) -> int:

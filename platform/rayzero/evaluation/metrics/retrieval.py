@@ -1,4 +1,4 @@
-"""Image and report retrieval: R@K both ways (datasets spec, section 5.4).
+"""Image and report retrieval: R@K both ways, P@K by class, overlap of label sets (datasets spec, section 5.4).
 
 A report is the set of its minimal sentences, and the similarity of an image and a report is the mean, over those
 sentences, of the sentence's logit on the image. Ranks are pessimistic: whatever ties with the right answer is
@@ -72,16 +72,48 @@ def distinct_ranks(gallery: Gallery) -> tuple[Ranks, Ranks]:
     return to_report, 1 + ((similarity >= best) & ~described).sum(axis=0)
 
 
-def recall_hits(ranks: Ranks) -> Float:
-    """Hits (n, len(CUTOFFS)) of ``ranks`` (n,) at each cutoff."""
-    return (np.asarray(ranks)[:, None] <= np.array(CUTOFFS)).astype(np.float64)
+def precision_at(similarity: Float, relevant: np.ndarray[Any, Any], cutoffs: Sequence[int]) -> Float:
+    """Precision (Q, len(cutoffs)): the share of right answers among each query's K best of M candidates.
+
+    ``similarity`` (Q, M), ``relevant`` (Q, M) boolean. Of candidates that tie, the wrong ones come first. Raises
+    ValueError when there are fewer candidates than a cutoff asks for.
+    """
+    if similarity.shape[1] < max(cutoffs):
+        raise ValueError(f"{similarity.shape[1]} candidates are fewer than the {max(cutoffs)} that P@K looks at")
+    found = np.empty((len(similarity), len(cutoffs)))
+    for query, (scores, right) in enumerate(zip(similarity, relevant, strict=True)):
+        order = np.lexsort((right, -scores))[: max(cutoffs)]
+        hits = np.cumsum(right[order])
+        found[query] = [hits[cutoff - 1] / cutoff for cutoff in cutoffs]
+    return found
 
 
-def chance_recall(candidates: int, relevant: np.ndarray[Any, Any]) -> Float:
-    """Expected recall (len(CUTOFFS),) of a random order when query i has ``relevant[i]`` right answers."""
+def overlap_at(similarity: Float, labels: np.ndarray[Any, Any], cutoffs: Sequence[int]) -> Float:
+    """Overlap (Q, len(cutoffs)) of the label sets of volumes and of their K nearest: mean of shared over joint labels.
+
+    ``similarity`` (Q, Q), ``labels`` (Q, C) boolean; a volume without any label neither asks nor answers (NaN rows),
+    and is asked about itself as published. Of ties, the lower row comes first.
+    """
+    asked = labels.any(axis=1)
+    found = np.full((len(labels), len(cutoffs)), np.nan)
+    candidates = np.flatnonzero(asked)
+    for query in candidates:
+        order = candidates[np.argsort(-similarity[query, candidates], kind="stable")][: max(cutoffs)]
+        shared = (labels[order] & labels[query]).sum(axis=1) / (labels[order] | labels[query]).sum(axis=1)
+        found[query] = [shared[:cutoff].mean() for cutoff in cutoffs]
+    return found
+
+
+def recall_hits(ranks: Ranks, cutoffs: Sequence[int] = CUTOFFS) -> Float:
+    """Hits (n, len(cutoffs)) of ``ranks`` (n,) at each cutoff."""
+    return (np.asarray(ranks)[:, None] <= np.array(cutoffs)).astype(np.float64)
+
+
+def chance_recall(candidates: int, relevant: np.ndarray[Any, Any], cutoffs: Sequence[int] = CUTOFFS) -> Float:
+    """Expected recall (len(cutoffs),) of a random order when query i has ``relevant[i]`` right answers."""
     out = []
     right = np.asarray(relevant, dtype=np.float64)
-    for cutoff in CUTOFFS:
+    for cutoff in cutoffs:
         wrong = candidates - right
         # 1 - C(wrong, K) / C(all, K), in logs; certain once fewer than K candidates are wrong.
         possible = wrong >= cutoff

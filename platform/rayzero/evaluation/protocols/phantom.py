@@ -6,6 +6,8 @@ so their figures are zero-shot in the strict sense; whether the lake keeps that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rayzero.bundle import Bundle
 from rayzero.config import EvaluationConfig
 from rayzero.evaluation import sections
@@ -33,8 +35,11 @@ def run(
     config: EvaluationConfig | None = None,
     split: str = "test",
     scorer: Scorer | None = None,
+    labels: Mapping[str, Mapping[str, int]] | None = None,
 ) -> EvaluationResult:
-    """See ``registry.Run``."""
+    """See ``registry.Run``. Raises EvaluationError for ``labels``: a phantom's are certain."""
+    if labels is not None:
+        raise EvaluationError(f"protocol {NAME!r} takes its labels from the lake; leave --labels out")
     if split == TUNING_SPLIT:
         raise EvaluationError(f"thresholds are chosen on split {split!r}; evaluate another split, such as test")
     config = config or bundle.config.evaluation
@@ -43,9 +48,9 @@ def run(
     findings = tuple(sorted({*truth.findings, *tuning.findings}))
     prompts = tuple((name, config.prompt.format(name)) for name in findings)
     examples = truth.pick_examples(_EXAMPLE_FACTOR * config.overlays)
-    view = "volume" if bundle.config.data.input == "volume" else "frontal"
-    validation = Scored(tuning, scorer(lake, TUNING_SPLIT, Task(prompts, view=view)), findings)
-    test = Scored(truth, scorer(lake, split, Task(prompts, truth.sentences, examples, view)), findings)
+    views = ("volume",) if bundle.config.data.input == "volume" else ("frontal",)
+    validation = Scored(tuning, scorer(lake, TUNING_SPLIT, Task(prompts, views=views)), findings)
+    test = Scored(truth, scorer(lake, split, Task(prompts, truth.sentences, examples, views)), findings)
     groups: Groups = {
         "seen": [name for name in findings if name not in NEVER_SEEN],
         "never_seen": [name for name in findings if name in NEVER_SEEN],
@@ -59,6 +64,7 @@ def run(
         fingerprint=lake.fingerprint,
         split=split,
         prompts=(config.prompt, *config.ensemble),
+        bootstrap_key=bootstrap.key,
         geometry=bundle.config.data.geometry,
         counts=_counts(test, validation),
         notes=_leaks(lake, truth, split),

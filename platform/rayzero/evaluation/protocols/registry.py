@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
 import rayzero.evaluation.protocols
 from rayzero.bundle import Bundle
 from rayzero.config import EvaluationConfig, nearest
+from rayzero.evaluation.benchmark import Benchmark
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import Scorer
 from rayzero.evaluation.result import EvaluationResult
@@ -27,8 +29,9 @@ class Run(Interface):
         config: EvaluationConfig | None = None,
         split: str = "test",
         scorer: Scorer | None = None,
+        labels: Mapping[str, Mapping[str, int]] | None = None,
     ) -> EvaluationResult:
-        """``config`` defaults to the bundle's own, ``scorer`` to this process.
+        """``config`` defaults to the bundle's own, ``scorer`` to this process, ``labels`` to those of the lake.
 
         Raises EvaluationError when the lake lacks what the protocol measures.
         """
@@ -41,6 +44,7 @@ class Protocol:
     name: str
     title: str
     run: Run
+    benchmark: Benchmark | None = None
 
 
 _PROTOCOLS: dict[str, Protocol] = {}
@@ -51,6 +55,11 @@ def register(protocol: Protocol) -> None:
     if protocol.name in _PROTOCOLS:
         raise ValueError(f"two protocols are registered as {protocol.name!r}")
     _PROTOCOLS[protocol.name] = protocol
+
+
+def publish(benchmark: Benchmark) -> None:
+    """Make a benchmark known as a protocol. Raises ValueError when the name is taken."""
+    register(Protocol(benchmark.name, benchmark.title, benchmark.run, benchmark))
 
 
 def find_protocol(name: str) -> Protocol:

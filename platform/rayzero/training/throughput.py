@@ -1,0 +1,57 @@
+"""How much of the hardware a run uses: floating-point operations of a step, the device's peak, and memory."""
+
+from __future__ import annotations
+
+import resource
+from typing import cast
+
+import torch
+from torch.distributed import ProcessGroup
+from torch.utils.flop_counter import FlopCounterMode
+
+from rayzero.alignment.base import Batch, PretrainingModel
+
+# Dense bf16 with fp32 accumulation, in operations per second, as the makers give it.
+_PEAKS = {
+    "A100": 312e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+}
+
+
+def peak_flops(device: str) -> float | None:
+    """The peak rate of an accelerator by its name; None for one that is not listed."""
+    known = sorted((name for name in _PEAKS if name in device), key=len)
+    return _PEAKS[known[-1]] if known else None
+
+
+def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | None = None, *, bf16: bool = False) -> int:
+    """Floating-point operations of this process for one step on ``batch``: forward and backward, multiply and add
+    counted as two. Gradients are left as they were found, and dropout draws nothing.
+
+    What is computed again to save memory is no use of the model, and not counted: give the model before
+    ``recompute_activations``.
+    """
+    was_training = model.training
+    model.eval()
+    kept = {parameter: parameter.grad for parameter in model.parameters()}
+    with FlopCounterMode(display=False) as counter:
+        with torch.autocast(batch.positives.device.type, torch.bfloat16, enabled=bf16):
+            loss = model.loss(batch, group)["loss"]
+        loss.backward()
+    for parameter, gradient in kept.items():
+        parameter.grad = gradient
+    model.train(was_training)
+    return cast("int", counter.get_total_flops())
+
+
+def memory_gib() -> float:
+    """Peak memory of this process so far: the device's where there is one, else the host's resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,141 @@
+"""Every published protocol on a miniature of its tree, with real models, from the files to the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from rayzero.alignment import registry
+from rayzero.bundle import Bundle
+from rayzero.config import load_config
+from rayzero.encoders.volume import ViT3D
+from rayzero.evaluation.errors import EvaluationError
+from rayzero.evaluation.protocols.ct_rate import LONG_TAIL
+from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
+from rayzero.evaluation.report import write_report
+from rayzero.studies.lake import Lake
+from tests.encoders.test_volume import TINY
+from tests.encoders.tiny import tiny_bert
+from tests.evaluation.miniatures import TREES, ingested
+
+_VOLUMES = [name for name in TREES if TREES[name][0] in ("ct-rate-fixed", "rad-chestct", "inspect")]
+
+
+@pytest.fixture(scope="module")
+def films() -> Bundle:
+    """An untrained RadZero."""
+    overrides = ["vision.resolution=64", "model.heads=6", "model.blocks=1", "evaluation.bootstrap=40"]
+    config = load_config(None, [*overrides, "evaluation.overlays=2"])
+    torch.manual_seed(0)
+    return Bundle(registry.build_zero_shot(config).eval(), config, {})
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An untrained BrgSA."""
+    folder = tmp_path_factory.mktemp("encoders")
+    ViT3D(TINY, (8, 16, 16), normalised=False).save_definition(folder / "vit3d")
+    overrides = [
+        "system=brgsa", f"vision.encoder={folder / 'vit3d'}", f"text.encoder={tiny_bert(folder / 'bert')}",
+        "model.text_layers=2", "data.input=volume", "data.volume_shape=[8,16,16]", "evaluation.bootstrap=40",
+    ]  # fmt: skip
+    torch.manual_seed(0)
+    config = registry.resolve(load_config(None, overrides))
+    return Bundle(registry.build_zero_shot(config).eval(), config, {})
+
+
+class Lakes(dict[str, Lake]):
+    """The miniatures by corpus, each made when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Lake:
+        root = self.folder / name
+        (root / "tree").mkdir(parents=True)
+        next(write for corpus, write in TREES.values() if corpus == name)(root / "tree")
+        self[name] = ingested(name, root / "tree", root / "lake")
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def lakes(tmp_path_factory: pytest.TempPathFactory) -> Lakes:
+    return Lakes(tmp_path_factory.mktemp("lakes"))
+
+
+def test_every_protocol_has_a_miniature() -> None:
+    assert sorted([*TREES, "phantom"]) == protocol_names()
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_protocol_reports_from_its_published_tree(
+    name: str, films: Bundle, volumes: Bundle, lakes: Lakes, tmp_path: Path
+) -> None:
+    lake = lakes[TREES[name][0]]
+    bundle = volumes if name in _VOLUMES else films
+    labels = None
+    if name == "ct-rate-lt":
+        labels = {
+            f"valid_{n}_a_{k}": {one: (n + i) % 2 for i, one in enumerate(LONG_TAIL)}
+            for n in range(1, 7)
+            for k in (1, 2)
+        }
+    result = find_protocol(name).run(bundle, lake, labels=labels)
+    assert result.figures
+    assert all(one.best.value == one.best.value for one in result.figures), [one.key for one in result.figures]
+    assert any(one.strict is not None and one.strict.low <= one.strict.high for one in result.figures)
+    where = write_report(result, str(tmp_path), overlays=2)
+    payload = json.loads(Path(where, "report.json").read_text())
+    benchmark = find_protocol(name).benchmark
+    assert benchmark is not None
+    for key, systems in benchmark.reference.items():
+        if key in payload["figures"]:
+            assert payload["figures"][key]["reference"] == dict(systems)
+    assert benchmark.title.split(",")[0] in Path(where, "report.html").read_text()
+
+
+def test_figures_are_those_of_the_images_joined_by_id(films: Bundle, lakes: Lakes) -> None:
+    result = find_protocol("chestxdet10").run(films, lakes["chestx-det10"])
+    text = films.encode_prompts(
+        ["There is Atelectasis", "There is Tissue Calcification", "There is Pulmonary Consolidation"]
+    )
+    scores, truth = [], []
+    for study in lakes["chestx-det10"].read(splits=["test"]):
+        features = films.encode_images([films.prepare(study.images[0])[0]])
+        scores.append(films.score(features, text)[0])
+        truth.append([study.labels[label] for label in ("Atelectasis", "Calcification", "Consolidation")])
+    areas = [roc_auc_score(np.array(truth)[:, c], np.array(scores)[:, c]) for c in range(3)]
+    (macro,) = [one for one in result.figures if one.key == "macro_auroc"]
+    assert macro.best.value == pytest.approx(np.mean(areas), abs=1e-6)
+    assert macro.reference["RadZero 518"] == 0.787
+
+
+def test_thresholds_say_where_they_come_from(films: Bundle, lakes: Lakes) -> None:
+    figures = {one.key: one for one in find_protocol("siim").run(films, lakes["siim-pneumothorax"]).figures}
+    assert "oracle: chosen on the evaluated images" in figures["dice"].rule
+    assert "strict: map logit above" in figures["dice"].rule
+    assert "chosen on validation images" in figures["dice"].rule
+    assert figures["dice"].published is not None
+    assert figures["dice"].strict is not None
+    crossed = {
+        one.key: one for one in find_protocol("rsna-medklip").run(films, lakes["rsna-pneumonia-medklip"]).figures
+    }
+    assert "chosen on other patients of the split" in crossed["dice"].rule
+    assert crossed["specificity"].published is not None
+
+
+def test_what_does_not_fit_is_refused(films: Bundle, volumes: Bundle, lakes: Lakes) -> None:
+    with pytest.raises(EvaluationError, match=r"measured on siim-pneumothorax; the lake at .* holds chexpert"):
+        find_protocol("siim").run(films, lakes["chexpert"])
+    with pytest.raises(EvaluationError, match=r"is of radiographs; the bundle of brgsa has data\.input=volume"):
+        find_protocol("siim").run(volumes, lakes["siim-pneumothorax"])
+    with pytest.raises(EvaluationError, match="give it with --labels"):
+        find_protocol("ct-rate-lt").run(volumes, lakes["ct-rate-fixed"])
+    with pytest.raises(EvaluationError, match="lacks 11 of 12 images, such as 'valid_1_a_2'"):
+        find_protocol("ct-rate-lt").run(volumes, lakes["ct-rate-fixed"], labels={"valid_1_a_1": {}})
