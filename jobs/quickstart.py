@@ -138,7 +138,7 @@ def _sweep(demo: Demo) -> None:
     best = run_sweep(sweep)
     for trial in best.trials:
         print(f"   {best.metric} {trial.value:.4f}  {trial.parameters}")
-    print(f"   report {sweep.folder / 'report.html'}")
+    print(f"   report {sweep.folder}/report.html")
 
 
 def finish(demo: Demo, evaluated: EvaluationResult) -> None:

@@ -1,90 +1,118 @@
-"""The answer of a sweep: trials ranked, and what each setting did, as JSON and as a page."""
+"""A sweep's answer as JSON, as one page without external assets, and as the winner's preset."""
 
 from __future__ import annotations
 
-import base64
-import io
+import itertools
 import json
 import math
-from dataclasses import asdict, dataclass
-from html import escape
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from matplotlib.figure import Figure
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from rayzero.config import Config, dump_yaml
+from tune import charts
+from tune.answer import SweepResult
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One finished trial: its settings, its objective, how far it trained and for how long."""
-
-    parameters: dict[str, Any]
-    value: float
-    steps: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """All finished trials, best first, and how many failed."""
-
-    name: str
-    metric: str
-    mode: str
-    trials: tuple[Trial, ...]
-    failed: int
+def report_files(result: SweepResult, *, command: str) -> dict[str, str]:
+    """``report.json`` and ``report.html``; ``command`` opens the trials in Optuna's dashboard."""
+    payload = {**asdict(result), "best": result.best.number, "pareto": [trial.number for trial in result.pareto]}
+    payload |= {"images": result.images, "share_of_full_length": result.share}
+    return {
+        "report.json": json.dumps(_plain(payload), indent=2, allow_nan=False),
+        "report.html": render_html(result, command=command),
+    }
 
 
-def write_report(folder: Path, result: SweepResult) -> None:
-    """Write ``report.json`` and a self-contained ``report.html`` to ``folder``."""
-    (folder / "report.json").write_text(json.dumps(asdict(result), indent=2))
-    (folder / "report.html").write_text(_page(result))
+def preset_text(result: SweepResult, preset: Config) -> str:
+    """The winner as a preset: what the sweep's preset was, with the winner's parameters."""
+    text = dump_yaml(preset.model_copy(update={"storage": "runs"}))
+    best = result.best
+    found = f"{result.metric} {best.value:.4f} after {best.images} images"
+    return f"# Winner of sweep {result.name}: trial {best.number}, {found}.\n{text}"
 
 
-def _page(result: SweepResult) -> str:
-    names = sorted({name for trial in result.trials for name in trial.parameters})
-    head = "".join(f"<th>{escape(name)}</th>" for name in [result.metric, *names, "steps", "seconds"])
-    rows = "".join(_row(trial, names) for trial in result.trials)
-    plots = "".join(
-        f'<img alt="{escape(name)} against {escape(result.metric)}" src="{_plot(result, name)}">' for name in names
+def render_html(result: SweepResult, *, command: str) -> str:
+    """The readable report."""
+    environment = Environment(
+        loader=PackageLoader("tune", "."),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    failed = f"<p>{result.failed} trials failed; see their errors in the tune folder.</p>" if result.failed else ""
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep {escape(result.name)}</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;color:#1b2430}}
-table{{border-collapse:collapse;width:100%}}th,td{{text-align:left;padding:.4rem .8rem;border-bottom:1px solid #d5dbe3}}
-tr:first-child td{{font-weight:600;background:#eef5ff}}img{{max-width:100%}}</style>
-<h1>Sweep {escape(result.name)}</h1>
-<p>{len(result.trials)} trials, best {escape(result.metric)} <b>{result.trials[0].value:.4f}</b>. One seed each:
-differences of a few thousandths are noise.</p>{failed}
-<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{plots}</html>"""
+    environment.filters.update(figure=_figure, duration=_duration)
+    names = list(dict.fromkeys(name for trial in result.trials for name in trial.parameters))
+    return environment.get_template("report.html").render(
+        result=result,
+        metrics=[objective.metric for objective in result.objectives],
+        names=names,
+        varied=[name for name in names if _varies(result, name)],
+        charts={name: Markup(text) for name, text in _charts(result, names).items()},
+        slices=[Markup(charts.slice_of(result, name)) for name in names if _varies(result, name)],
+        seconds=sum(trial.seconds for trial in result.trials),
+        command=command,
+    )
 
 
-def _row(trial: Trial, names: list[str]) -> str:
-    cells = [f"{trial.value:.4f}", *(_text(trial.parameters.get(name)) for name in names), str(trial.steps)]
-    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in [*cells, f"{trial.seconds:.0f}"]) + "</tr>"
+def _charts(result: SweepResult, names: list[str]) -> dict[str, str]:
+    drawn = {}
+    if any(len(trial.curve) > 1 for trial in result.trials):
+        drawn["curves"] = charts.curves(result)
+    if result.importance:
+        drawn["importance"] = charts.importance(result)
+    pair = _pair(result, names)
+    if pair:
+        drawn["plane"] = charts.plane(result, *pair)
+    if len(result.objectives) > 1:
+        first, *others = (objective.metric for objective in result.objectives)
+        drawn["front"] = "".join(charts.front(result, first, other) for other in others)
+    elif sum(bool(trial.images_per_second) for trial in result.of("complete")) > 1:
+        drawn["speed"] = charts.speed(result)
+    if result.repeated:
+        drawn["repeated"] = charts.repeated(result)
+    return drawn
 
 
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _pair(result: SweepResult, names: list[str]) -> tuple[str, str] | None:
+    """Temperature and resolution where both were searched, else the two settings that matter most."""
+    varied = [name for name in names if _varies(result, name)]
+    asked = [next((name for name in varied if name.endswith(word)), None) for word in ("temperature", "resolution")]
+    if asked[0] and asked[1]:
+        return asked[0], asked[1]
+    ranked = [name for name in result.importance if name in varied] or varied
+    together = (pair for pair in itertools.combinations(ranked, 2) if _together(result, pair))
+    return next(together, None)
 
 
-def _plot(result: SweepResult, name: str) -> str:
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    points = [(trial.parameters[name], trial.value) for trial in result.trials if name in trial.parameters]
-    numeric = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x, _ in points)
-    xs = [x if numeric else str(x) for x, _ in points]
-    axes.scatter(xs, [y for _, y in points], color="#1f6feb", zorder=3)
-    axes.scatter(xs[:1], [points[0][1]], s=140, facecolors="none", edgecolors="#d1242f", linewidths=2, zorder=4)
-    if (
-        numeric
-        and min(x for x, _ in points) > 0
-        and math.log10(max(x for x, _ in points) / min(x for x, _ in points)) > 0.7
-    ):
-        axes.set_xscale("log")
-    axes.set(xlabel=name, ylabel=result.metric)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _varies(result: SweepResult, name: str) -> bool:
+    return len({trial.parameters[name] for trial in result.trials if trial.values and name in trial.parameters}) > 1
+
+
+def _together(result: SweepResult, pair: tuple[str, str]) -> bool:
+    return any(trial.values and set(pair) <= trial.parameters.keys() for trial in result.trials)
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _plain(value: Any) -> Any:
+    """``value`` for JSON: what is not a number is null; settings as they are."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,30 +1,51 @@
 """Sweep settings of a run with Ray Tune and Optuna; each trial is a Ray Train run of its own.
 
 python -m tune.sweep --space tune/spaces/radzero.yaml data.lake=s3://bucket/lake
+python -m tune.sweep --space tune/spaces/radzero.yaml data.lake=s3://bucket/lake --resume
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
+import pyarrow.fs
 import ray
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.search.optuna import OptunaSearch
 
 from jobs.command import connect, main, preset_config
 from rayzero.alignment import registry
-from rayzero.config import Config, ConfigError, override
-from rayzero.studies.lake import open_lake
-from rayzero.training.features import cache_root, training_sources
+from rayzero.config import Config, ConfigError, nearest, override
+from rayzero.evaluation.report import write_pages
+from rayzero.storage import open_url
+from rayzero.studies.lake import Lake, open_lake
+from rayzero.studies.loading import lake_source
+from rayzero.training.export import export_run
+from rayzero.training.features import cache_key, training_sources
 from rayzero.training.run import pretrain
-from tune.report import SweepResult, Trial, write_report
-from tune.space import Space, load_space
+from tune.answer import SweepResult, Trial, collect
+from tune.budget import Budget, plan
+from tune.report import preset_text, report_files
+from tune.space import Choice, Parameters, Space, load_space
+from tune.study import (
+    IMAGES_PER_SECOND,
+    NUMBER,
+    StudyScheduler,
+    StudySearch,
+    begun,
+    open_storage,
+    open_study,
+    shown,
+    unfinished,
+)
+from tune.trial import run_trial
 
 # A trial's driver only waits for its Ray Train run.
 _DRIVER_CPUS = 0.1
@@ -32,115 +53,263 @@ _DRIVER_CPUS = 0.1
 
 @dataclass(frozen=True)
 class Sweep:
-    """A checked sweep: its name, its space, and the run that its trials vary."""
+    """A checked sweep: its name, its space, the run that its trials vary, and what the winner's preset starts from.
+
+    ``extremes`` are configs that show every end of every parameter once.
+    """
 
     name: str
     space: Space
     base: Config
+    preset: Config
+    extremes: tuple[Config, ...]
+    database: str
 
     @property
-    def folder(self) -> Path:
-        """Where trials, the Optuna database and the report go."""
-        return Path(self.base.storage).resolve() / "sweeps" / self.name
+    def folder(self) -> str:
+        """Folder or URL of trials, the default database and the report."""
+        storage = self.base.storage
+        root = storage.rstrip("/") if "://" in storage else str(Path(storage).resolve())
+        return f"{root}/sweeps/{self.name}"
 
 
-def prepare(space: Space, name: str, overrides: Sequence[str] = ()) -> Sweep:
+def prepare(space: Space, name: str, overrides: Sequence[str] = (), *, database: str = "") -> Sweep:
     """Check every setting that the sweep touches before a trial starts.
 
-    Raises ConfigError for an unknown key, or when a bound of the space is not a valid value.
+    ``overrides`` go above those of the space. ``database`` is an SQLAlchemy URL; by default a file in the sweep's
+    folder. Raises ConfigError for an unknown key, when an end of the space is not a valid value, for an objective that
+    no run reports, or for a database that cannot be reached.
     """
-    base = override(preset_config(space.preset, overrides), {**space.overrides, "name": name})
-    for key, parameter in space.parameters.items():
-        ends = parameter.values if parameter.type == "choice" else (parameter.low, parameter.high)
-        for value in ends:
-            registry.resolve(override(base, {key: value}))
-    if "://" in base.storage:
-        raise ConfigError(f"storage={base.storage}: a sweep keeps its Optuna database on a local or shared disk")
-    return Sweep(name, space, base)
+    preset = registry.resolve(preset_config(space.preset, overrides))
+    given = {text.split("=")[0] for text in overrides}
+    kept = {key: value for key, value in space.overrides.items() if key not in given}
+    base = override(preset, {**kept, "name": name})
+    extremes = [override(base, space.settings(chosen)) for chosen in ({}, *space.corners())]
+    for config in extremes:
+        registry.resolve(config)
+    _check_objectives(space, base)
+    sweep = Sweep(name, space, base, preset, tuple(extremes), database)
+    if database:
+        open_storage(database)
+    elif "://" in base.storage:
+        raise ConfigError(
+            f"storage={base.storage}: the sweep's database needs a local or shared disk, or a server: "
+            "give --database, such as postgresql://user:password@host/optuna"
+        )
+    else:
+        sweep = replace(sweep, database=f"sqlite:///{sweep.folder}/optuna.db")
+    return sweep
 
 
-def run_sweep(sweep: Sweep) -> SweepResult:
-    """Run the trials and write the report. Needs a Ray cluster with its dashboard (Ray Train's cleaner asks it)."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    _warm_features(sweep.base)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{sweep.folder / 'optuna.db'}")
-    space, objective = sweep.space, sweep.space.objective
-    search = OptunaSearch(
-        space={key: parameter.distribution() for key, parameter in space.parameters.items()},
-        metric=objective.metric,
-        mode=objective.mode,
-        seed=sweep.base.seed,
-        study_name=sweep.name,
-        storage=storage,
-    )
-    trial = tune.with_parameters(run_trial, base=sweep.base, folder=str(sweep.folder))
-    tuner = tune.Tuner(
-        tune.with_resources(trial, {"cpu": _DRIVER_CPUS}),
-        tune_config=tune.TuneConfig(
-            metric=objective.metric,
-            mode=objective.mode,
-            search_alg=search,
-            num_samples=space.trials,
-            max_concurrent_trials=space.max_concurrent or concurrent_trials(sweep.base),
-        ),
-        run_config=tune.RunConfig(name="tune", storage_path=str(sweep.folder), verbose=1),
-    )
-    result = collect(sweep, tuner.fit())
-    write_report(sweep.folder, result)
+def _check_objectives(space: Space, base: Config) -> None:
+    """Refuse metrics that trials of ``base`` do not report."""
+    known = ["loss", IMAGES_PER_SECOND, "time_total_s"]
+    answers = registry.find_system(base).answers
+    if answers:
+        known.append("validation/macro_auroc")
+    if base.training.monitor == "loss" or not answers:
+        known.append("validation/loss")
+    for objective in space.objectives:
+        if objective.metric == "validation/loss" not in known:
+            raise ConfigError("objective 'validation/loss' is computed with training.monitor=loss: set it in overrides")
+        if objective.metric not in known:
+            raise ConfigError(
+                f"objective {objective.metric!r} is reported by no run: {nearest(objective.metric, known)}"
+            )
+    if space.halving and space.objectives[0].metric in (IMAGES_PER_SECOND, "time_total_s"):
+        raise ConfigError(f"halving cannot compare trials by {space.objectives[0].metric}, known at their end only")
+
+
+def run_sweep(sweep: Sweep, *, resume: bool = False) -> SweepResult:
+    """Run the trials, or with ``resume`` those that are left, and write the report.
+
+    Needs a Ray cluster with its dashboard (Ray Train's cleaner asks it). Raises ConfigError or LakeError before any
+    trial starts, and ConfigError with the first trial's error when none finished.
+    """
+    with _only_driver(sweep):
+        return _run_sweep(sweep, _open_lake(sweep), resume=resume)
+
+
+def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
+    # Tune's table tells what Optuna would log.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    budget = _budget(sweep, lake)
+    storage = open_storage(sweep.database)
+    study = open_study(storage, sweep.name, sweep.space, budget, seed=sweep.base.seed, resume=resume)
+    _warm_features(sweep, lake)
+    deadline = None if sweep.space.hours is None else time.monotonic() + 3600 * sweep.space.hours
+    _run_trials(sweep, study, budget, f"{sweep.folder}/trials", deadline)
+    repeats = None
+    result = collect(study, sweep.space.objectives, budget)
+    if not result.of("complete"):
+        why = next((trial.error for trial in result.trials if trial.error), "their time was up; --resume continues")
+        raise ConfigError(f"no trial of sweep {sweep.name!r} finished: {why}")
+    if sweep.space.repeats and not result.of("unfinished"):
+        repeats = _repeat(sweep, result, storage, budget, deadline)
+        result = collect(study, sweep.space.objectives, budget, repeats)
+    preset = override(sweep.preset, sweep.space.settings(result.best.parameters))
+    files = report_files(result, command=f"optuna-dashboard {shown(sweep.database)}")
+    write_pages(sweep.folder, {**files, "best.yaml": preset_text(result, preset)})
     return result
 
 
-def run_trial(parameters: dict[str, Any], *, base: Config, folder: str) -> None:
-    """One trial: a Ray Train run whose reports reach Tune."""
-    trial = tune.get_context().get_trial_id()
-    # A trial's settings stand in its run folder's config.yaml; features are shared with the whole sweep.
-    changes = {**parameters, "name": f"trial-{trial}", "storage": f"{folder}/trials", "data.cache": cache_root(base)}
-    pretrain(override(base, changes), callbacks=[TuneReportCallback()])
+@contextmanager
+def _only_driver(sweep: Sweep) -> Iterator[None]:
+    """Two drivers of one sweep would take up the same trials. The system lets go of the lock of one that is killed."""
+    if "://" in sweep.folder:
+        yield
+        return
+    Path(sweep.folder).mkdir(parents=True, exist_ok=True)
+    with Path(sweep.folder, "driver.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"sweep {sweep.name!r} in {sweep.folder} is being run by another process") from None
+        yield
 
 
-def concurrent_trials(base: Config) -> int:
+def train_winner(sweep: Sweep, result: SweepResult) -> str:
+    """Train the winner at the preset's full length and export it; returns the bundle's folder or URL."""
+    config = override(sweep.preset, sweep.space.settings(result.best.parameters))
+    config = override(config, {"name": "winner", "storage": sweep.folder, "data.cache": sweep.base.data.cache})
+    return export_run(pretrain(config).run_folder, f"{sweep.folder}/bundle")
+
+
+def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, deadline: float | None) -> None:
+    space, left = sweep.space, unfinished(study)
+    wanted = len(space.grid()) if space.sampler == "grid" else space.trials
+    count = max(0, wanted - begun(study)) + len(left)
+    seconds = None if deadline is None else deadline - time.monotonic()
+    if count == 0 or (seconds is not None and seconds <= 0):
+        return
+    # Not every report is a validation, and Tune would end the trial for it.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    search = StudySearch(study, space, budget, left)
+    trainable = tune.with_parameters(run_trial, space=space, base=sweep.base, budget=budget, folder=folder)
+    remote = "://" in sweep.folder
+    fs, path = open_url(f"{sweep.folder}/tune")
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": _DRIVER_CPUS}),
+        tune_config=tune.TuneConfig(
+            metric=space.objectives[0].metric,
+            mode=space.objectives[0].mode,
+            search_alg=search,
+            scheduler=StudyScheduler(search),
+            num_samples=count,
+            max_concurrent_trials=space.max_concurrent or concurrent_trials(sweep.extremes),
+            time_budget_s=seconds,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{study.study_name}-{begun(study):04d}",
+            storage_path=path,
+            storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)) if remote else None,
+            failure_config=tune.FailureConfig(max_failures=space.retries),
+            verbose=1,
+        ),
+    )
+    grid = tuner.fit()
+    results = [grid[index] for index in range(len(grid))]
+    errors = {str((one.config or {})[NUMBER]): _last_line(one.error) for one in results if one.error is not None}
+    study.set_user_attr("errors", {**study.user_attrs.get("errors", {}), **errors})
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _repeat(
+    sweep: Sweep, result: SweepResult, storage: optuna.storages.RDBStorage, budget: Budget, deadline: float | None
+) -> optuna.Study:
+    """Run the best trials with seeds that the sweep did not use, as a study of its own."""
+    assert sweep.space.repeats is not None
+    best = [str(trial.number) for trial in result.of("complete")[: sweep.space.repeats.top]]
+    space = repeats_space(sweep.space, result, best, sweep.base.seed)
+    # Trials that a resumed sweep adds may change which are the best: those are other repeats.
+    label = "repeats-" + "-".join(best)
+    name = f"{sweep.name}.{label}"
+    known = name in optuna.study.get_all_study_names(storage)
+    study = open_study(storage, name, space, budget, seed=sweep.base.seed, resume=known)
+    print(f"repeating trials {', '.join(best)} with {sweep.space.repeats.seeds} seeds each", flush=True)
+    _run_trials(replace(sweep, space=space), study, Budget(budget.images, None), f"{sweep.folder}/{label}", deadline)
+    return study
+
+
+def repeats_space(space: Space, result: SweepResult, best: Sequence[str], seed: int) -> Space:
+    """The trials numbered ``best`` times seeds after the sweep's own ``seed``, as a grid."""
+    assert space.repeats is not None
+    seeds = range(seed + 1, seed + 1 + space.repeats.seeds)
+    parameters = {str(trial.number): trial.parameters for trial in result.trials}
+    return Space(
+        preset=space.preset,
+        parameters={"of": Choice(type="choice", values=(*best,)), "repeat": Choice(type="choice", values=(*seeds,))},
+        follows={
+            "of": {number: space.settings(parameters[number]) for number in best},
+            "repeat": {one: {"seed": one} for one in seeds},
+        },
+        objectives=space.objectives,
+        sampler="grid",
+        retries=space.retries,
+        max_concurrent=space.max_concurrent,
+    )
+
+
+def concurrent_trials(configs: Sequence[Config]) -> int:
     """How many trials the cluster holds: Ray Train's workers are not in Tune's own accounting."""
-    training, have = base.training, ray.cluster_resources()
+    have = ray.cluster_resources()
     per_trial = {
-        "CPU": _DRIVER_CPUS + training.workers * training.cpus_per_worker,
-        "GPU": training.workers * training.gpus_per_worker,
+        "CPU": _DRIVER_CPUS + max(one.training.workers * one.training.cpus_per_worker for one in configs),
+        "GPU": max(one.training.workers * one.training.gpus_per_worker for one in configs),
     }
     return max(1, int(min(have.get(name, 0) / amount for name, amount in per_trial.items() if amount)))
 
 
-def collect(sweep: Sweep, grid: tune.ResultGrid) -> SweepResult:
-    """The finished trials, best first. Raises ConfigError with the first trial's error when none finished."""
-    metric = sweep.space.objective.metric
-    sign = -1 if sweep.space.objective.mode == "max" else 1
-    results = [grid[index] for index in range(len(grid))]
-    done = [result for result in results if result.error is None and metric in (result.metrics or {})]
-    if not done:
-        why = grid.errors[0] if grid.errors else f"none reported {metric}"
-        raise ConfigError(f"no trial of sweep {sweep.name!r} finished: {why}")
-    trials = [
-        Trial(
-            parameters=dict(result.config or {}),
-            value=float(metrics[metric]),
-            steps=int(metrics["step"]),
-            seconds=float(metrics["time_total_s"]),
+def _open_lake(sweep: Sweep) -> Lake:
+    base = sweep.base
+    if not base.data.lake:
+        raise ConfigError("data.lake is empty: give the folder or URL of a lake written by jobs.ingest")
+    lake = open_lake(base.data.lake)
+    metrics = [objective.metric for objective in sweep.space.objectives if objective.metric.startswith("validation/")]
+    if metrics and "validation" not in lake.splits:
+        raise ConfigError(
+            f"objective {metrics[0]!r}: the lake {lake.url} has no validation split, so no run reports it"
         )
-        for result in done
-        for metrics in [result.metrics or {}]
-    ]
-    return SweepResult(
-        name=sweep.name,
-        metric=metric,
-        mode=sweep.space.objective.mode,
-        trials=tuple(sorted(trials, key=lambda trial: sign * trial.value)),
-        failed=len(grid) - len(done),
-    )
+    return lake
 
 
-def _warm_features(base: Config) -> None:
-    """Fill the feature cache once, before trials would each fill it; trials that change its key make their own."""
-    config = registry.resolve(base)
-    if config.vision.cache_features:
-        training_sources(config, open_lake(config.data.lake), ["train", "validation"])
+def _budget(sweep: Sweep, lake: Lake) -> Budget:
+    base = sweep.base
+    examples = lake_source(lake, "train", base.data, base.vision.resolution, with_text=True).num_rows
+    largest = max(config.training.largest_batch for config in sweep.extremes)
+    return plan(base, sweep.space.halving, examples=examples, largest_batch=largest)
+
+
+def _warm_features(sweep: Sweep, lake: Lake) -> None:
+    """Fill the feature caches before trials start: two would fill the same, and wait for CPUs that all of them hold."""
+    caches: dict[str, Config] = {}
+    points: list[Parameters] = [{}]
+
+    def key(point: Parameters) -> str:
+        config = registry.resolve(override(sweep.base, sweep.space.settings(point)))
+        name = cache_key(config, lake, "train") if config.vision.cache_features else ""
+        if name:
+            caches.setdefault(name, config)
+        return name
+
+    plain = key({})
+    for name in sweep.space.parameters:
+        values = [corner for corner in sweep.space.corners() if name in corner]
+        if any(key(corner) != plain for corner in values):
+            points = [{**point, **corner} for point in points for corner in values]
+    for point in points:
+        key(point)
+    for config in caches.values():
+        training_sources(config, lake, ["train", "validation"])
+
+
+def describe(trial: Trial, metrics: Sequence[str]) -> str:
+    """A trial's figures and settings in one line."""
+    figures = "  ".join(f"{metric} {value:.4f}" for metric, value in zip(metrics, trial.values, strict=False))
+    return f"trial {trial.number}  {figures}  {trial.parameters}"
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -148,13 +317,22 @@ def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tune.sweep", description=__doc__.split("\n")[0])
     parser.add_argument("--space", required=True, type=Path, help="YAML file, see tune/spaces")
     parser.add_argument("--name", help="name of the sweep; the file's name by default")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every trial")
+    parser.add_argument("--database", default="", help="SQLAlchemy URL; by default a file in the sweep's folder")
+    parser.add_argument("--resume", action="store_true", help="continue a sweep that was interrupted, or add trials")
+    parser.add_argument("--train-winner", action="store_true", help="then train the winner in full and export it")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every trial and of the winner")
     options = parser.parse_args(arguments)
-    sweep = prepare(load_space(options.space), options.name or options.space.stem, options.overrides)
+    name = options.name or options.space.stem
+    sweep = prepare(load_space(options.space), name, options.overrides, database=options.database)
     connect()
-    result = run_sweep(sweep)
-    print(f"best {result.metric} {result.trials[0].value:.4f} with {result.trials[0].parameters}")
-    print(f"report  {sweep.folder / 'report.html'}\ntrials  optuna-dashboard sqlite:///{sweep.folder / 'optuna.db'}")
+    result = run_sweep(sweep, resume=options.resume)
+    print(f"best    {describe(result.best, [objective.metric for objective in result.objectives])}")
+    if result.of("unfinished"):
+        print(f"left    {len(result.of('unfinished'))} trials were put off; --resume continues them")
+    print(f"report  {sweep.folder}/report.html\npreset  {sweep.folder}/best.yaml")
+    print(f"trials  optuna-dashboard {shown(sweep.database)}\n        tensorboard --logdir {sweep.folder}/tune")
+    if options.train_winner:
+        print(f"bundle  {train_winner(sweep, result)}")
 
 
 if __name__ == "__main__":

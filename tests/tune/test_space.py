@@ -4,58 +4,161 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
 
-from rayzero.config import ConfigError
-from tune.report import SweepResult, Trial, write_report
-from tune.space import load_space
-from tune.sweep import prepare
+from rayzero.config import ConfigError, override
+from tune.budget import plan
+from tune.space import Halving, load_space
+from tune.sweep import Sweep, prepare
 
 SPACES = Path(__file__).parents[2] / "tune" / "spaces"
 
 
+def prepared(text: str, folder: Path, **options: str) -> Sweep:
+    path = folder / "space.yaml"
+    path.write_text(f"preset: quickstart\n{text}\n")
+    return prepare(load_space(path), "small", **options)
+
+
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_spaces_are_valid_at_both_ends(path: Path) -> None:
+def test_shipped_spaces_are_valid_at_all_ends(path: Path) -> None:
     sweep = prepare(load_space(path), path.stem)
-    for parameter in sweep.space.parameters.values():
-        parameter.distribution()
+    largest = max(config.training.largest_batch for config in sweep.extremes)
+    plan(sweep.base, sweep.space.halving, examples=10_000, largest_batch=largest)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        override(sweep.base, sweep.space.settings(sweep.space.suggest(study.ask())))
+
+
+TEMPERATURE = "model.temperature: {type: float, low: 0.1, high: 0.2}"
+SENTENCES = "type: int, low: 1, high: 3"
+TEXTS = "data.texts: {type: choice, values: [sentences, caption]}"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("parameters: {model.temprature: {type: float, low: 0.1, high: 0.2}}", "unknown setting 'model.temprature'"),
+        ("parameters: {model.temprature: {type: float, low: 0.1, high: 0.2}}", "did you mean 'temperature'?"),
+        ("parameters: {trainning.lr: {type: float, low: 0.1, high: 0.2}}", "did you mean 'training'?"),
         ("parameters: {model.temperature: {type: float, low: 0.1, high: 9}}", "model.temperature=9"),
         ("parameters: {training.lr: {type: float, low: 0.2, high: 0.1}}", "are no range"),
         ("parameters: {training.lr: {type: float, low: 0, high: 0.1, log: true}}", "are no range for log=true"),
         ("parameters: {training.lr: {type: flaot, low: 0, high: 0.1}}", "flaot"),
-        ("parameters: {training.steps: {type: int, low: 9, high: 3}}", "are no range"),
+        ("parameters: {model.blocks: {type: int, low: 9, high: 3}}", "are no range"),
         ("parameters: {}", "at least 1 item"),
-        ("parameters: {a: {type: int, low: 1, high: 2}}\ntrails: 3", "unknown setting 'space.yaml.trails'"),
+        ("parameters: {data.texts: {type: choice, values: []}}", "at least 1 item"),
+        ("parameters: {data.texts: {type: choice, values: [caption, caption]}}", "names one twice"),
+        ("parameters: {training.steps: {type: int, low: 1, high: 2}}", "is the budget"),
+        ("parameters: {seed: {type: int, low: 1, high: 2}}", "is the sweep's"),
+        ("parameters: {loss: {type: choice, values: [a, b]}}", "names no setting"),
+        (f"parameters: {{{TEMPERATURE}}}\ntrails: 3", "did you mean 'trials'?"),
+        (f"parameters: {{{TEMPERATURE}}}\nobjectives: [{{metric: validation/auroc}}]", "'validation/macro_auroc'?"),
+        (f"parameters: {{{TEMPERATURE}}}\nobjectives: [{{metric: validation/loss}}]", "training.monitor=loss"),
+        (f"parameters: {{{TEMPERATURE}}}\nsampler: grid", "sampler=grid takes choices"),
+        (f"parameters: {{{TEMPERATURE}}}\nstart: [{{model.temperature: 0.5}}]", "outside of [0.1, 0.2]"),
+        (f"parameters: {{{TEMPERATURE}}}\nstart: [{{model.temprature: 0.1}}]", "mean 'model.temperature'?"),
+        (
+            f"parameters: {{{TEMPERATURE}}}\nhalving: {{}}\nobjectives: [{{metric: loss}}, {{metric: time_total_s}}]",
+            "halving compares trials by one objective",
+        ),
+        (
+            f"parameters: {{{TEXTS}, data.caption_sentences: {{{SENTENCES}, when: {{data.text: [x]}}}}}}",
+            "did you mean 'data.texts'?",
+        ),
+        (
+            f"parameters: {{{TEXTS}, data.caption_sentences: {{{SENTENCES}, when: {{data.texts: [x]}}}}}}",
+            "is not among ['sentences', 'caption']",
+        ),
+        (f"parameters: {{{TEXTS}}}\nfollows: {{data.text: {{caption: {{}}}}}}", "did you mean 'data.texts'?"),
+        (f"parameters: {{{TEXTS}}}\nfollows: {{data.texts: {{report: {{}}}}}}", "is none of its values"),
+        (
+            f"parameters: {{{TEXTS}}}\nfollows: {{data.texts: {{caption: {{model.blocs: 1}}}}}}",
+            "did you mean 'blocks'?",
+        ),
+        ("parameters: {loss: {type: choice, values: [a, b]}}\nfollows: {loss: {a: {}}}", "says nothing of ['b']"),
     ],
 )
 def test_wrong_spaces_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "space.yaml"
-    path.write_text(f"preset: quickstart\n{text}\n")
     with pytest.raises(ConfigError) as caught:
-        prepare(load_space(path), "wrong")
+        prepared(text, tmp_path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:////nowhere/at/all/sweep.db", "unable to open database file"),
+        ("postgresql://me:secret@127.0.0.1:9/optuna", "cannot be reached"),
+        ("postgers://127.0.0.1/optuna", "postgers"),
+        ("sweep.db", "cannot be reached"),
+    ],
+)
+def test_a_database_that_cannot_be_reached_is_named_without_its_password(
+    url: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepared(f"parameters: {{{TEMPERATURE}}}", tmp_path, database=url)
+    assert str(caught.value).startswith(f"database {url.replace('secret', '***')}: ")
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_missing_file_and_remote_storage_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no sweep file"):
         load_space(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="local or shared disk"):
+    with pytest.raises(ConfigError, match="give --database"):
         prepare(load_space(SPACES / "quickstart.yaml"), "remote", ["storage=s3://bucket/runs"])
 
 
-def test_the_report_ranks_and_draws(tmp_path: Path) -> None:
-    trials = tuple(
-        Trial({"model.temperature": 0.02 * 2**i, "training.schedule": "cosine"}, 0.9 - 0.1 * i, 10, 3.0)
-        for i in range(4)
-    )
-    write_report(tmp_path, SweepResult("t", "validation/macro_auroc", "max", trials, failed=1))
-    page = (tmp_path / "report.html").read_text()
-    assert page.index("0.9000") < page.index("0.6000")
-    assert page.count("data:image/png") == 2
-    assert "1 trials failed" in page
+CONDITIONAL = f"""
+parameters:
+  {TEXTS}
+  data.caption_sentences: {{type: choice, values: [1, 3], when: {{data.texts: [caption]}}}}
+  vision.resolution: {{type: choice, values: [64, 128]}}
+follows:
+  vision.resolution: {{64: {{training.batch_size: 48}}}}
+"""
+
+
+def test_conditions_hold_in_trials_and_in_the_grid(tmp_path: Path) -> None:
+    space = prepared(CONDITIONAL, tmp_path).space
+    grid = space.grid()
+    assert len(grid) == 6
+    assert all(("data.caption_sentences" in point) == (point["data.texts"] == "caption") for point in grid)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = [space.suggest(study.ask()) for _ in range(40)]
+    assert {tuple(sorted(map(str, point.values()))) for point in drawn} == {
+        tuple(sorted(map(str, point.values()))) for point in grid
+    }
+
+
+def test_what_follows_a_value_is_set_with_it(tmp_path: Path) -> None:
+    space = prepared(CONDITIONAL, tmp_path).space
+    small = {"data.texts": "sentences", "vision.resolution": 64}
+    assert space.settings(small) == {**small, "training.batch_size": 48}
+    large = {**small, "vision.resolution": 128}
+    assert space.settings(large) == large
+
+
+def test_trials_see_equally_many_images_whatever_their_batch(tmp_path: Path) -> None:
+    base = override(prepared(CONDITIONAL, tmp_path).base, {"training.steps": 90, "training.warmup_steps": 9})
+    budget = plan(base, Halving(reduction=3, rungs=2), examples=500, largest_batch=48)
+    assert (budget.images, budget.unit) == (90 * 32, 320)
+    assert budget.unit is not None
+    for batch in (16, 32, 48):
+        trial = override(base, {"training.batch_size": batch})
+        training = override(trial, budget.settings(trial)).training
+        assert 0 <= training.steps * batch - budget.images < batch
+        assert 0 <= training.validate_every * batch - budget.unit < batch
+        assert training.warmup_steps == training.steps // 10
+
+
+def test_halving_that_does_not_fit_the_run_is_refused(tmp_path: Path) -> None:
+    base = prepared(CONDITIONAL, tmp_path).base
+    with pytest.raises(ConfigError, match=r"set training.epochs=9"):
+        plan(override(base, {"training.epochs": 4}), Halving(), examples=500, largest_batch=48)
+    with pytest.raises(ConfigError, match="too few for halving"):
+        plan(
+            override(base, {"training.steps": 4, "training.warmup_steps": 0}), Halving(), examples=500, largest_batch=48
+        )

@@ -78,4 +78,4 @@ def _build(config: Config) -> MRM:
     return MRM(vision, build_text(config.text), decoder, settings)
 
 
-register("mrm", System(RecordSettings, _build, inputs=("radiograph", "study"), needs_pixels=True))
+register("mrm", System(RecordSettings, _build, inputs=("radiograph", "study"), needs_pixels=True, answers=False))

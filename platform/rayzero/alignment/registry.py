@@ -17,13 +17,14 @@ class System:
     """A registered system: the settings it reads from ``model.*`` and what builds it from a run's config.
 
     ``inputs`` are the values of ``data.input`` that it reads. ``needs_pixels``: its loss reads the images themselves,
-    beside cached features.
+    beside cached features. ``answers``: it is an ``AlignmentModel``, and answers queries.
     """
 
     settings: type[Settings]
     build: Callable[[Config], PretrainingModel]
     inputs: tuple[Input, ...] = ("radiograph",)
     needs_pixels: bool = False
+    answers: bool = True
 
 
 _SYSTEMS: dict[str, System] = {}

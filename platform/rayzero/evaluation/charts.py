@@ -65,7 +65,7 @@ def forest(part: Classification) -> str:
         axes.tick_params(axis="y", length=0)
         _group_legend(axes, part)
 
-    return _svg(draw, 6.4, 1.3 + 0.3 * len(rows))
+    return svg(draw, 6.4, 1.3 + 0.3 * len(rows))
 
 
 def comparison(systems: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -94,7 +94,7 @@ def comparison(systems: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(systems)), fontsize=9)
 
-    return _svg(draw, 7.6, 1.5 + (0.22 + spread * len(systems)) * len(findings))
+    return svg(draw, 7.6, 1.5 + (0.22 + spread * len(systems)) * len(findings))
 
 
 def roc(part: Classification) -> str:
@@ -113,7 +113,7 @@ def roc(part: Classification) -> str:
         _unit_square(axes, "False positive rate", "True positive rate")
         axes.legend(loc="lower right", fontsize=9)
 
-    return _svg(draw, 5.2, 4.8)
+    return svg(draw, 5.2, 4.8)
 
 
 def precision_recall(part: Classification) -> str:
@@ -147,7 +147,7 @@ def reliability(raw: Reliability, calibrated: Reliability) -> str:
         _unit_square(axes, "Predicted probability", "Observed share of positives")
         axes.legend(loc="upper left", fontsize=9)
 
-    return _svg(draw, 5.2, 4.8)
+    return svg(draw, 5.2, 4.8)
 
 
 def dice_curve(part: Segmentation) -> str:
@@ -169,10 +169,11 @@ def dice_curve(part: Segmentation) -> str:
         axes.grid()
         axes.legend(loc="upper left", fontsize=9)
 
-    return _svg(draw, 6.4, 3.8)
+    return svg(draw, 6.4, 3.8)
 
 
-def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
+def svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
+    """What ``draw`` draws on the axes of a figure of that size (inches), as inline SVG."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
