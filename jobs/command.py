@@ -14,6 +14,7 @@ from rayzero.bundle import BundleError
 from rayzero.cluster import join
 from rayzero.config import Config, ConfigError, load_config, nearest
 from rayzero.evaluation.errors import EvaluationError
+from rayzero.index import SearchIndexError
 from rayzero.reports.extraction.base import ExtractionError
 from rayzero.studies.errors import CorpusError, LakeError
 from rayzero.training.errors import TrainingError
@@ -29,6 +30,7 @@ _EXPLAINED = (
     EvaluationError,
     ExtractionError,
     LakeError,
+    SearchIndexError,
     TrainingError,
 )
 

@@ -161,7 +161,7 @@ def run(arguments: Sequence[str]) -> None:
     base = {"name": "quickstart", "system": options.system, "storage": str(folder), "data.lake": str(folder / "lake")}
     config = registry.resolve(override(preset_config(_preset(options.system), options.overrides), base))
     if config.data.input == "volume" and not options.no_serve:
-        raise ConfigError(f"the server reads radiographs and {config.system} reads CT volumes: add --no-serve")
+        raise ConfigError(f"the page shows radiographs and {config.system} reads CT volumes: add --no-serve")
     host = None if options.no_serve else Host(folder, options.port, options.page_port)
     if host:
         host.check_ports()

@@ -1,32 +1,41 @@
-"""The HTTP interface: routes, their forms, and what they answer."""
+"""The HTTP interface: routes, their forms, and what they answer. serve/README.md tells it to a client."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Path, Request, UploadFile
-from fastapi.responses import FileResponse, Response
+from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, UploadFile
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from fastapi_offline import FastAPIOffline
 from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp
 
 import rayzero
+from rayzero.config import Companion
+from serve.batches import NDJSON, answer_batch, read_ids
+from serve.dicom_results import DICOM, to_dicom
 from serve.examples import ExampleStudy
 from serve.gate import Gate
+from serve.images import Window
 from serve.problems import MEDIA_TYPE, Problem, install
+from serve.retrieval import retrieve as search
 from serve.schemas import (
     NOTICE,
+    BatchLine,
+    DicomResult,
     ExampleInfo,
     ExampleList,
+    IndexList,
     MapFormat,
     ModelList,
     ProblemDocument,
     QueryResponse,
     RetrieveResponse,
 )
-from serve.service import Service, preview_path
+from serve.service import Question, Service, preview_path
+from serve.subjects import Source
 
-_DESCRIPTION = f"""Zero-shot findings in radiographs: send an image and findings in words, get scores and maps.
+_DESCRIPTION = f"""Zero-shot findings in chest films and CT: send an image and findings in words, get scores and maps.
 
 **{NOTICE}** Send de-identified images only. Errors are RFC 9457 problem documents."""
 
@@ -34,7 +43,7 @@ _DESCRIPTION = f"""Zero-shot findings in radiographs: send an image and findings
 _FORM_BYTES = 2**20
 
 _PROBLEM = {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}}
-_PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 413, 415, 422, 503), _PROBLEM)
+_PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 408, 413, 415, 422, 429, 503), _PROBLEM)
 
 
 def _service(request: Request) -> Service:
@@ -43,9 +52,35 @@ def _service(request: Request) -> Service:
 
 
 Answers = Annotated[Service, Depends(_service)]
-Upload = Annotated[UploadFile | None, File(description="A DICOM, PNG or JPEG file of one radiograph")]
-ImageId = Annotated[str | None, Form(description="An image_id from an earlier answer or an example, instead of a file")]
+Upload = Annotated[
+    UploadFile | None,
+    File(description="A DICOM, PNG or JPEG file of one radiograph; a NIfTI file or a zip of one DICOM CT series"),
+]
+ImageId = Annotated[
+    str | None, Form(max_length=64, description="An image_id from an earlier answer or an example, instead of a file")
+]
+Companion_ = Annotated[UploadFile | None, File(description="A further film of the study, for models that read it")]
+CompanionId = Annotated[str | None, Form(max_length=64, description="The same by its image_id")]
 ModelName = Annotated[str | None, Form(description="Which model; the default one when absent")]
+Prompts = Annotated[
+    list[str] | None,
+    Form(
+        description="Findings or sentences: a repeated field, or one JSON list",
+        openapi_examples={"list": {"value": ["pleural effusion", "There is a nodule in the left upper lobe"]}},
+    ),
+]
+PromptSet = Annotated[str | None, Form(description="A list of findings that the server keeps, instead of prompts")]
+Maps = Annotated[
+    list[MapFormat] | None, Form(description="Whether and how maps come back; a repeated field gives several forms")
+]
+Threshold = Annotated[
+    float | None,
+    Form(gt=0.0, lt=1.0, description="Threshold on sigmoid(map) for areas; the model's own when absent"),
+]
+Top = Annotated[int | None, Form(ge=1, description="Only so many findings, likeliest first, and their maps alone")]
+Slice = Annotated[
+    int | None, Form(ge=0, alias="slice", description="Slice of a volume that png and contour show, from the feet")
+]
 
 router = APIRouter()
 
@@ -100,69 +135,146 @@ async def preview(image_id: Annotated[str, Path(max_length=64)], service: Answer
     return Response(await service.preview(image_id), media_type="image/png")
 
 
-@router.post("/v1/query", summary="Findings in an image", responses=_PROBLEMS)
+@router.get("/v1/images/{image_id}/slices/{z}.png", summary="One slice of a volume", responses=_PROBLEMS)
+async def section(
+    image_id: Annotated[str, Path(max_length=64)],
+    z: Annotated[int, Path(ge=0)],
+    service: Answers,
+    window: Annotated[Window, Query(description="Which tissues it shows")] = "lung",
+) -> Response:
+    """An axial slice as an 8-bit greyscale PNG, the patient's front at the top and left side on the right."""
+    return Response(await service.section(image_id, z, window), media_type="image/png")
+
+
+@router.post("/v1/query", summary="Findings in a radiograph, a study or a CT volume", responses=_PROBLEMS)
 async def query(
     service: Answers,
-    prompts: Annotated[
-        list[str],
-        Form(
-            description="Findings or sentences: a repeated field, or one JSON list",
-            openapi_examples={"list": {"value": ["pleural effusion", "There is a nodule in the left upper lobe"]}},
-        ),
-    ],
+    prompts: Prompts = None,
+    prompt_set: PromptSet = None,
     file: Upload = None,
     image_id: ImageId = None,
+    lateral: Companion_ = None,
+    prior_frontal: Companion_ = None,
+    prior_lateral: Companion_ = None,
+    lateral_id: CompanionId = None,
+    prior_frontal_id: CompanionId = None,
+    prior_lateral_id: CompanionId = None,
     model: ModelName = None,
-    maps: Annotated[MapFormat, Form(description="Whether and how maps come back")] = MapFormat.none,
-    threshold: Annotated[
-        float | None,
-        Form(gt=0.0, lt=1.0, description="Threshold on sigmoid(map) for boxes; the model's own when absent"),
-    ] = None,
+    maps: Maps = None,
+    threshold: Threshold = None,
+    top: Top = None,
+    slice_: Slice = None,
 ) -> QueryResponse:
     """Scores of findings in one image. A bare finding is put into the model's sentence ("There is ...")."""
-    data = await _bytes(file)
-    return await service.query(
-        data=data, image_id=image_id, prompts=prompts, model=model, form=maps, threshold=threshold
-    )
+    given: dict[Companion, Source] = {
+        "lateral": await _source(lateral, lateral_id),
+        "prior_frontal": await _source(prior_frontal, prior_frontal_id),
+        "prior_lateral": await _source(prior_lateral, prior_lateral_id),
+    }
+    companions = {name: source for name, source in given.items() if source}
+    question = _question(prompts, prompt_set, model, maps, threshold, top, slice_)
+    return await service.query(await _source(file, image_id), question, companions)
 
 
-@router.post("/v1/retrieve", summary="Search the examples", responses={**_PROBLEMS, 409: _PROBLEM})
+@router.post(
+    "/v1/batch",
+    summary="Findings in many images, streamed",
+    responses={**_PROBLEMS, 200: {"model": BatchLine, "content": {NDJSON: {}}}},
+    response_class=StreamingResponse,
+)
+async def batch(
+    service: Answers,
+    prompts: Prompts = None,
+    prompt_set: PromptSet = None,
+    files: Annotated[list[UploadFile] | None, File(description="Radiographs or volumes: a repeated field")] = None,
+    image_ids: Annotated[list[str] | None, Form(description="A repeated field, or one JSON list")] = None,
+    model: ModelName = None,
+    maps: Maps = None,
+    threshold: Threshold = None,
+    top: Top = None,
+) -> StreamingResponse:
+    """One line of NDJSON for each image as soon as it is done, and one at the end that counts them."""
+    sources = [Source(data=await file.read()) for file in files or []]
+    sources += [Source(image_id=name) for name in read_ids(image_ids or [])]
+    question = _question(prompts, prompt_set, model, maps, threshold, top, None)
+    return StreamingResponse(answer_batch(service, sources, question), media_type=NDJSON)
+
+
+@router.post(
+    "/v1/dicom",
+    summary="Findings as a DICOM object",
+    responses={**_PROBLEMS, 200: {"content": {DICOM: {"schema": {"type": "string", "format": "binary"}}}}},
+    response_class=Response,
+)
+async def dicom(
+    service: Answers,
+    file: Annotated[UploadFile, File(description="A DICOM file of one radiograph, or a zip of one DICOM CT series")],
+    prompts: Prompts = None,
+    prompt_set: PromptSet = None,
+    model: ModelName = None,
+    threshold: Threshold = None,
+    result: Annotated[DicomResult, Form(description="A segmentation or a structured report")] = DicomResult.seg,
+) -> Response:
+    """A segmentation or structured report of the source's own study, which refers to the source's instances."""
+    question = _question(prompts, prompt_set, model, [MapFormat.array], threshold, None, None)
+    return Response(await to_dicom(service, await file.read(), question, result), media_type=DICOM)
+
+
+@router.get("/v1/indexes", summary="What can be searched", responses=_PROBLEMS)
+async def indexes(service: Answers) -> IndexList:
+    """The indexes that /v1/retrieve takes by name."""
+    return IndexList(indexes=list(service.indexes.values()))
+
+
+@router.post("/v1/retrieve", summary="Search the examples or an index", responses={**_PROBLEMS, 409: _PROBLEM})
 async def retrieve(
     service: Answers,
     file: Upload = None,
     image_id: ImageId = None,
     text: Annotated[str | None, Form(description="A finding or sentence, instead of an image")] = None,
     model: ModelName = None,
+    index: Annotated[str | None, Form(description="A name from /v1/indexes; the examples when absent")] = None,
     count: Annotated[int, Form(ge=1, le=100, description="How many results")] = 10,
 ) -> RetrieveResponse:
-    """Sentences of the example reports that fit an image, or example images that fit a text."""
-    data = await _bytes(file)
-    return await service.retrieve(data=data, image_id=image_id, text=text, model=model, count=count)
+    """Sentences of reports that fit an image, or images that fit a text: of the examples, or of an index."""
+    source = await _source(file, image_id)
+    return await search(service, source, text=text, model=model, index=index, count=count)
 
 
 def create_api(service: Service, *, token: str | None) -> ASGIApp:
     """The ASGI application over ``service``. ``token`` None leaves it open to whoever reaches the address."""
     limits = service.limits
-    max_body = limits.file_bytes + _FORM_BYTES
     # Patients' images stay in memory: the parser would spool whatever is larger than this to a temporary file.
-    MultiPartParser.spool_max_size = limits.file_bytes + 1
+    MultiPartParser.spool_max_size = max(limits.file_bytes, limits.volume_bytes, limits.batch_bytes) + 1
     # FastAPI's own /docs loads its script from a content network, which a hospital's machine does not reach.
-    app = FastAPIOffline(
-        title="RayZero",
-        version=rayzero.__version__,
-        description=_DESCRIPTION,
-        max_body_size=max_body,
-        redoc_url=None,
-    )
+    app = FastAPIOffline(title="RayZero", version=rayzero.__version__, description=_DESCRIPTION, redoc_url=None)
     app.state.service = service
     install(app)
     app.include_router(router)
-    # Around the application, not among its middleware: FastAPI's own limit stands first there, and answers plain text.
-    return Gate(app, token=token, requests=limits.requests, max_body=max_body)
+    return Gate(
+        app,
+        token=token,
+        limits=limits,
+        max_body=service.largest_body() + _FORM_BYTES,
+        larger={"/v1/batch": limits.batch_bytes + _FORM_BYTES},
+    )
 
 
-async def _bytes(file: UploadFile | None) -> bytes | None:
-    return None if file is None else await file.read()
+async def _source(file: UploadFile | None, image_id: str | None) -> Source:
+    return Source(None if file is None else await file.read(), image_id)
+
+
+def _question(
+    prompts: list[str] | None,
+    prompt_set: str | None,
+    model: str | None,
+    maps: list[MapFormat] | None,
+    threshold: float | None,
+    top: int | None,
+    slice_: int | None,
+) -> Question:
+    forms = frozenset(maps or ()) - {MapFormat.none}
+    return Question(tuple(prompts or ()), prompt_set, model, forms, threshold, top, slice_)
 
 
 def _example(service: Service, example_id: str) -> ExampleStudy:
@@ -178,6 +290,7 @@ def _example_info(study: ExampleStudy) -> ExampleInfo:
         id=entry.id,
         title=entry.title,
         caption=entry.caption,
+        input=study.kind,
         image_id=study.image_id,
         preview=preview_path(study.image_id),
         file=f"/v1/examples/{entry.id}/file",

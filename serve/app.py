@@ -3,38 +3,60 @@
 # No ``from __future__ import annotations`` here: Serve turns a config file's args into AppArgs by the annotation of
 # ``build``, and would find a string in its place.
 
+from typing import Any
+
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
-from serve.deployments import Model, Web
+from rayzero.config import ConfigError
+from serve.batches import AT_ONCE as BATCH_AT_ONCE
+from serve.deployments import Model, Shelf, Web
 from serve.settings import AppArgs
 
 APP_NAME = "rayzero"
 
 # Batches of one model that may be encoded at once; a second one waits filled while the first runs.
 _CONCURRENT_BATCHES = 2
+# A replica that is stopped finishes what it has, for so long.
+_DRAIN_S = 60.0
 
 
 def build(args: AppArgs) -> Application:
-    """The application that ``args`` describe: one deployment per model, named model-NAME, and Web before them."""
-    at_once = max(args.limits.requests, args.max_batch_size * _CONCURRENT_BATCHES)
-    models = {
-        name: serve.deployment(
-            name=f"model-{name}",
-            max_ongoing_requests=at_once,
-            max_queued_requests=4 * at_once,
-            ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
-        )(Model).bind(name, url, args)
-        for name, url in args.bundles.items()
-    }
+    """The application that ``args`` describe.
+
+    One deployment per bundle, named model-NAME; one named shelf for those that share replicas; and web before them.
+    Raises ConfigError for a name that stands twice.
+    """
+    twice = sorted(args.bundles.keys() & args.shelf.keys())
+    if twice:
+        raise ConfigError(f"{twice[0]!r} stands in bundles and in shelf; give each model a name of its own")
+    models = {name: _behind(f"model-{name}", Model, args).bind(name, url, args) for name, url in args.bundles.items()}
+    shelf = _behind("shelf", Shelf, args).bind(args.shelf, args) if args.shelf else None
     # The Gate inside refuses what is too much, with a problem document; Serve's own refusal is plain text.
     web = serve.deployment(
         name="web",
-        max_ongoing_requests=8 * at_once,
+        max_ongoing_requests=8 * _at_once(args),
         ray_actor_options={"num_cpus": args.cpus_per_replica},
+        graceful_shutdown_timeout_s=_DRAIN_S,
     )
-    return web(Web).bind(models, args)
+    return web(Web).bind(models, shelf, args)
+
+
+def _behind(name: str, kind: type, args: AppArgs) -> Any:
+    at_once = _at_once(args)
+    return serve.deployment(
+        name=name,
+        max_ongoing_requests=at_once,
+        max_queued_requests=4 * at_once,
+        ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
+        graceful_shutdown_timeout_s=_DRAIN_S,
+    )(kind)
+
+
+def _at_once(args: AppArgs) -> int:
+    """Requests of one web replica that a model may hold: batches have several images to a request."""
+    return max(BATCH_AT_ONCE * args.limits.requests, args.max_batch_size * _CONCURRENT_BATCHES)
 
 
 def start(args: AppArgs, *, host: str = "127.0.0.1", port: int = 8000) -> str:

@@ -1,16 +1,18 @@
-"""The two Ray Serve deployments: the web side, and behind it one model each; a request makes a single hop."""
+"""The Ray Serve deployments: the web side, and behind it the models; a request makes a single hop."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
+from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
@@ -18,35 +20,53 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from rayzero.alignment.base import ImageFeatures
+from rayzero.bundle import fingerprint, read_bundle_card
+from rayzero.config import ConfigError, nearest
+from rayzero.index import load_index
 from serve.api import create_api
 from serve.cache import LruCache
-from serve.engine import Answer, Description, Engine
+from serve.engine import Answer, Description, Engine, Match, ModelInput, describe
 from serve.examples import ExampleSet
+from serve.live import VOCABULARY, Live, LiveSettings
+from serve.meters import count_cache, observe_batch, observe_stage
 from serve.problems import Problem
+from serve.schemas import IndexInfo
 from serve.service import Service
 from serve.settings import AppArgs
 
-Float = np.ndarray[Any, np.dtype[np.float32]]
 T = TypeVar("T")
 
 TOKEN_VARIABLE = "RAYZERO_API_TOKEN"
 
 
 class Model:
-    """One bundle. Images are encoded in batches; features of images and prompts are kept."""
+    """One bundle. Subjects are encoded in batches; features of subjects and prompts are kept."""
 
     def __init__(self, name: str, url: str, args: AppArgs) -> None:
         torch.set_num_threads(args.threads)
         self._engine = Engine.load(name, url, "cuda" if args.gpus_per_replica else "cpu", args.cached_prompts)
+        self._name = name
+        checksum = self._engine.description.checksum
+        self._indexes = {
+            key: load_index(index.url, checksum) for key, index in args.indexes.items() if index.model == name
+        }
         self._images: LruCache[ImageFeatures] = LruCache(args.cached_images)
         # One thread: torch spreads one forward pass over the cores, and the event loop stays free.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        vocabulary = self._engine.description.card.get(VOCABULARY)
+        if vocabulary:
+            self._engine.warm([self._engine.description.template.replace("{}", finding) for finding in vocabulary])
 
-        async def encode(pixels: list[Float]) -> list[ImageFeatures]:
-            return await self._run(partial(self._engine.encode, pixels))
+        async def encode(given: list[ModelInput]) -> list[ImageFeatures]:
+            observe_batch(name, len(given))
+            return await self._run("encode", partial(self._engine.encode, given))
 
         batched = serve.batch(max_batch_size=args.max_batch_size, batch_wait_timeout_s=args.batch_wait_s)
-        self._encode: Callable[[Float], Awaitable[ImageFeatures]] = batched(encode)
+        self._encode: Callable[[ModelInput], Awaitable[ImageFeatures]] = batched(encode)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_thread"):
+            self._thread.shutdown(wait=False)
 
     async def describe(self) -> Description:
         """What the model is."""
@@ -54,54 +74,172 @@ class Model:
 
     async def check(self) -> None:
         """One real inference."""
-        await self._run(self._engine.check)
+        await self._run("check", self._engine.check)
 
-    async def answer(self, image_id: str, pixels: Float | None, prompts: Sequence[str], maps: bool) -> Answer | None:
-        """Scores of the image; None when ``pixels`` is not given and its features are not kept here."""
-        features = self._images.get(image_id)
+    async def answer(
+        self, key: str, given: ModelInput | None, prompts: Sequence[str], maps: bool, top: int | None
+    ) -> Answer | None:
+        """See ``ModelClient.answer``."""
+        features = await self._features(key, given)
         if features is None:
-            if pixels is None:
-                return None
-            features = await self._encode(pixels)
-            self._images.put(image_id, features)
-        return await self._run(partial(self._engine.answer, features, prompts, maps=maps))
+            return None
+        before = self._engine.prompt_misses
+        answer = await self._run("score", partial(self._engine.answer, features, prompts, maps=maps, top=top))
+        missed = min(len(prompts), self._engine.prompt_misses - before)
+        count_cache("prompt", self._name, hits=len(prompts) - missed, misses=missed)
+        return answer
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def index_infos(self) -> list[IndexInfo]:
+        """The indexes that this model can search."""
+        return [
+            IndexInfo(name=key, model=self._name, sentences=len(index.sentences), images=len(index.images))
+            for key, index in self._indexes.items()
+        ]
+
+    async def search(
+        self, index: str, key: str, given: ModelInput | None, sentence: str | None, count: int
+    ) -> list[Match] | None:
+        """See ``ModelClient.search``."""
+        if sentence is not None:
+            return await self._run("search", partial(self._engine.search_images, self._indexes[index], sentence, count))
+        features = await self._features(key, given)
+        if features is None:
+            return None
+        return await self._run("search", partial(self._engine.search_sentences, self._indexes[index], features, count))
+
+    async def _features(self, key: str, given: ModelInput | None) -> ImageFeatures | None:
+        features = self._images.get(key)
+        if features is None and given is None:
+            return None
+        count_cache("image", self._name, hits=features is not None, misses=features is None)
+        if features is None:
+            assert given is not None
+            features = await self._encode(given)
+            self._images.put(key, features)
+        return features
+
+    async def _run(self, stage: str, work: Callable[[], T]) -> T:
+        def timed() -> T:
+            began = time.perf_counter()
+            try:
+                return work()
+            finally:
+                observe_stage(stage, self._name, time.perf_counter() - began)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+
+
+class Shelf:
+    """Many bundles that are asked rarely: a replica holds some of them at a time, those asked last."""
+
+    def __init__(self, urls: dict[str, str], args: AppArgs) -> None:
+        async def load(name: str) -> Model:
+            return await asyncio.to_thread(Model, name, urls[name], args)
+
+        # Serve finds the replica that holds a model already by what this wrapper says it loaded.
+        self._load = serve.multiplexed(max_num_models_per_replica=args.shelf_models)(load)
+
+    async def answer(
+        self, key: str, given: ModelInput | None, prompts: Sequence[str], maps: bool, top: int | None
+    ) -> Answer | None:
+        """See ``ModelClient.answer``."""
+        return await (await self._model()).answer(key, given, prompts, maps, top)
+
+    async def _model(self) -> Model:
+        model: Model = await self._load(serve.get_multiplexed_model_id())
+        return model
 
 
 class HandleClient:
-    """A model behind a Serve handle."""
+    """A model behind a Serve handle; ``resident`` unless it shares replicas that load it when it is asked."""
 
-    def __init__(self, handle: DeploymentHandle[Any], description: Description) -> None:
+    def __init__(
+        self, handle: DeploymentHandle[Any], description: Description, *, seconds: float, resident: bool = True
+    ) -> None:
         self._handle = handle
+        self._seconds = seconds
+        self._resident = resident
         self.description = description
 
-    async def answer(self, image_id: str, pixels: Float | None, prompts: Sequence[str], *, maps: bool) -> Answer | None:
+    async def answer(
+        self, key: str, given: ModelInput | None, prompts: Sequence[str], *, maps: bool, top: int | None = None
+    ) -> Answer | None:
         """See ``ModelClient.answer``. Raises Problem (503) when the model is overloaded or its replica died."""
-        try:
-            answer: Answer | None = await self._handle.answer.remote(image_id, pixels, prompts, maps)
-        except (RayServeException, RayActorError):
-            # Said here, before Serve turns it into plain text of its own.
-            detail = "The model is overloaded or starting; try again in a few seconds."
-            raise Problem(503, "model-unavailable", detail, retry_after_s=2) from None
+        with _replica():
+            call = self._handle.answer.remote(key, given, prompts, maps, top)
+            answer: Answer | None = await asyncio.wait_for(call, self._seconds)
         return answer
 
+    async def search(
+        self, index: str, key: str, given: ModelInput | None, *, sentence: str | None, count: int
+    ) -> list[Match] | None:
+        """See ``ModelClient.search``. Raises Problem (503) likewise."""
+        with _replica():
+            call = self._handle.search.remote(index, key, given, sentence, count)
+            found: list[Match] | None = await asyncio.wait_for(call, self._seconds)
+        return found
+
     async def check(self) -> None:
-        """One real inference on one replica."""
-        await self._handle.check.remote()
+        """One real inference on one replica; nothing for a model of the shelf, which would drop another for it."""
+        if self._resident:
+            await self._handle.check.remote()
+
+
+@contextmanager
+def _replica() -> Iterator[None]:
+    try:
+        yield
+    except (RayServeException, RayActorError, TimeoutError):
+        # Said here, before Serve turns it into plain text of its own.
+        detail = "The model is overloaded or starting; try again in a few seconds."
+        raise Problem(503, "model-unavailable", detail, retry_after_s=2) from None
 
 
 @serve.ingress()
 class Web:
-    """HTTP in front of the models. Files are decoded here, so that a hostile one never reaches a model."""
+    """HTTP in front of the models. Files are read here, in confined processes: a hostile one never reaches a model."""
 
-    def __init__(self, models: dict[str, DeploymentHandle[Any]], args: AppArgs) -> None:
+    def __init__(self, models: dict[str, DeploymentHandle[Any]], shelf: DeploymentHandle[Any] | None, args: AppArgs):
         self._handles = models
+        self._shelf = shelf
         self._args = args
+        self._live = Live()
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Called by Serve with ``user_config``, at the start and whenever it changes. Raises ConfigError."""
+        try:
+            self._live.replace(LiveSettings.model_validate(user_config))
+        except ValidationError as error:
+            raise ConfigError(f"user_config of the deployment web: {error}") from None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve once the models are up: what they are decides what the routes answer."""
-        clients = [HandleClient(handle, await handle.describe.remote()) for handle in self._handles.values()]
-        service = Service(clients, ExampleSet.load(self._args.examples), self._args.limits)
+        args = self._args
+        seconds = args.limits.answer_seconds
+        clients = [
+            HandleClient(handle, await handle.describe.remote(), seconds=seconds) for handle in self._handles.values()
+        ]
+        if self._shelf is not None:
+            clients += [
+                HandleClient(
+                    self._shelf.options(multiplexed_model_id=name),
+                    await asyncio.to_thread(_read, name, url),
+                    seconds=seconds,
+                    resident=False,
+                )
+                for name, url in args.shelf.items()
+            ]
+        indexes = [info for handle in self._handles.values() for info in await handle.index_infos.remote()]
+        lost = sorted(args.indexes.keys() - {info.name for info in indexes})
+        if lost:
+            known = nearest(args.indexes[lost[0]].model, list(args.bundles))
+            raise ConfigError(f"index {lost[0]}: no model {args.indexes[lost[0]].model!r} in bundles; {known}")
+        examples = ExampleSet.load(args.examples)
+        service = Service(clients, examples, args.limits, live=self._live, indexes=indexes)
+        await asyncio.to_thread(service.images.start)
         return create_api(service, token=os.environ.get(TOKEN_VARIABLE) or None)
+
+
+def _read(name: str, url: str) -> Description:
+    config, card = read_bundle_card(url)
+    return describe(name, config, card, fingerprint(url))

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
 from torch.nn.functional import pad
 
 from rayzero.alignment.base import ImageFeatures, TextFeatures
-from rayzero.bundle import Bundle, BundleError, load_bundle
-from rayzero.config import DataConfig
+from rayzero.bundle import Bundle, fingerprint, load_bundle
+from rayzero.config import Companion, Config, DataConfig
+from rayzero.index import CANDIDATES, VectorIndex
+from rayzero.studies.examples import COMPANIONS
 from serve.cache import LruCache
+from serve.images import Kind
 
 Float = np.ndarray[Any, np.dtype[np.float32]]
+Index = np.ndarray[Any, np.dtype[np.int64]]
+
+# Sentences encoded at a time.
+_TEXT_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,48 @@ class Description:
     map_threshold: float
     card: dict[str, Any]
 
+    @property
+    def kind(self) -> Kind:
+        """What the image is that it reads."""
+        return "volume" if self.data.input == "volume" else "radiograph"
+
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        """The further films of a study that it reads."""
+        return self.data.companions if self.data.input == "study" else ()
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One prepared image (1, R, R), volume (1, Z, Y, X), or study (V, 1, R, R) with the ``present`` views."""
+
+    pixels: Float
+    present: tuple[bool, ...] = ()
+
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one image and T prompts: ``logits`` (T,), ``probabilities`` (T,), and ``maps`` (T, h, w) if asked for."""
+    """Of one subject and T prompts: ``logits`` (T,), ``probabilities`` (T,), and ``maps`` (M, *grid) if asked for.
+
+    ``order`` (T,) ranks the prompts, likeliest first; ``mapped`` (M,) names the prompt of each map.
+    """
 
     logits: Float
     probabilities: Float
+    order: Index
+    mapped: Index
     maps: Float | None
+
+
+@dataclass(frozen=True)
+class Match:
+    """An entry of an index that fits, with the system's own score."""
+
+    logit: float
+    probability: float
+    study_ids: tuple[str, ...]
+    sentence: str | None = None
+    image_id: str | None = None
 
 
 class Engine:
@@ -49,64 +88,134 @@ class Engine:
     def __init__(self, name: str, bundle: Bundle, checksum: str, cached_prompts: int) -> None:
         self._bundle = bundle
         self._prompts: LruCache[TextFeatures] = LruCache(cached_prompts)
-        config = bundle.config
-        if config.data.input == "volume":
-            raise BundleError(f"model {name}: this server reads radiographs, and the bundle reads CT volumes")
-        self.description = Description(
-            name=name,
-            system=config.system,
-            checksum=checksum,
-            template=config.evaluation.prompt,
-            data=config.data,
-            resolution=config.vision.resolution,
-            map_threshold=bundle.map_threshold,
-            card=bundle.card,
-        )
+        # Whole lists: gathering hundreds of rows anew for each request costs more than scoring them.
+        self._lists: LruCache[TextFeatures] = LruCache(2 * cached_prompts, lambda text: len(text.pooled))
+        self._misses = 0
+        self.description = describe(name, bundle.config, bundle.card, checksum)
 
     @classmethod
     def load(cls, name: str, url: str, device: str, cached_prompts: int) -> Engine:
         """The engine of the bundle at ``url``. Raises BundleError when it is absent, damaged or of another format."""
-        bundle = load_bundle(url, device)
-        with fsspec.open(f"{url.rstrip('/')}/checksums.json", "rb") as file:
-            checksum = hashlib.sha256(file.read()).hexdigest()
-        return cls(name, bundle, checksum, cached_prompts)
+        return cls(name, load_bundle(url, device), fingerprint(url), cached_prompts)
 
-    def encode(self, pixels: Sequence[Float]) -> list[ImageFeatures]:
-        """Features of B prepared images (1, R, R), each on its own."""
-        features = self._bundle.encode_images(pixels)
+    def encode(self, given: Sequence[ModelInput]) -> list[ImageFeatures]:
+        """Features of B prepared images or studies, each on its own."""
+        present = [one.present for one in given] if given[0].present else None
+        features = self._bundle.encode_images([one.pixels for one in given], present)
         # Cloned: a slice would keep the whole batch alive for as long as one image of it is cached.
         return [
             ImageFeatures(features.pooled[i : i + 1].clone(), features.tokens[i : i + 1].clone(), features.grid)
-            for i in range(len(pixels))
+            for i in range(len(given))
         ]
 
-    def answer(self, image: ImageFeatures, prompts: Sequence[str], *, maps: bool) -> Answer:
-        """Scores of one image and T sentences, each in all the phrasings of the model's evaluation; and their maps."""
+    def answer(self, image: ImageFeatures, prompts: Sequence[str], *, maps: bool, top: int | None = None) -> Answer:
+        """Scores of one image and T sentences, each in all the phrasings of the model's evaluation.
+
+        ``maps`` asks for the maps too, of the ``top`` likeliest alone where that is given.
+        """
         phrased = self._bundle.phrase(prompts)
         text = self._encode_prompts(phrased.sentences)
         logits = phrased.mean(self._bundle.score(image, text))[0]
+        order = np.argsort(-logits, kind="stable")
+        mapped = np.arange(len(prompts)) if top is None else order[:top]
+        found = None
+        if maps:
+            found = self._bundle.similarity_map(image, text.rows(torch.from_numpy(phrased.starts[mapped])))[0]
         return Answer(
             logits=logits,
             probabilities=self._bundle.probability(logits).astype(np.float32),
-            maps=self._bundle.similarity_map(image, text.rows(torch.from_numpy(phrased.starts)))[0] if maps else None,
+            order=order,
+            mapped=mapped,
+            maps=found,
         )
+
+    def search_sentences(self, index: VectorIndex, image: ImageFeatures, count: int) -> list[Match]:
+        """The ``count`` sentences of ``index`` that the system scores highest among those proposed, best first."""
+        rows = index.propose_sentences(image, max(count, CANDIDATES))
+        answer = self.answer(image, [index.sentences[row] for row in rows], maps=False)
+        return [
+            Match(
+                float(answer.logits[place]),
+                float(answer.probabilities[place]),
+                tuple(index.studies[rows[place]]),
+                sentence=index.sentences[rows[place]],
+            )
+            for place in answer.order[:count]
+        ]
+
+    def search_images(self, index: VectorIndex, sentence: str, count: int) -> list[Match]:
+        """The ``count`` images of ``index`` that the system scores highest for ``sentence``, best first."""
+        phrased = self._bundle.phrase([sentence])
+        text = self._encode_prompts(phrased.sentences)
+        rows = index.propose_images(text.pooled[:1], max(count, CANDIDATES))
+        device = self._bundle.model.device
+        kept = index.features(rows)
+        features = ImageFeatures(kept.pooled.to(device), kept.tokens.to(device), kept.grid)
+        logits = phrased.mean(self._bundle.score(features, text))[:, 0]
+        found = []
+        for place in np.argsort(-logits, kind="stable")[:count]:
+            image_id, study_id = index.images[rows[place]]
+            probability = float(self._bundle.probability(logits[place]))
+            found.append(Match(float(logits[place]), probability, (study_id,), image_id=image_id))
+        return found
+
+    def warm(self, prompts: Sequence[str]) -> None:
+        """Encode ``prompts`` before anybody asks for them."""
+        self._encode_prompts(self._bundle.phrase(prompts).sentences)
+
+    @property
+    def prompt_misses(self) -> int:
+        """Sentences that had to be encoded so far."""
+        return self._misses
 
     def check(self) -> None:
         """One real inference, nothing cached. Raises RuntimeError when the model does not give finite scores."""
-        side = self.description.resolution
-        image = self.encode([np.full((1, side, side), 0.5, dtype=np.float32)])[0]
+        image = self.encode([_blank(self.description)])[0]
         if not np.isfinite(self._bundle.score(image, self._bundle.encode_prompts(["There is pneumonia"]))).all():
             raise RuntimeError(f"model {self.description.name} gives scores that are not finite")
 
     def _encode_prompts(self, prompts: Sequence[str]) -> TextFeatures:
+        key = "\n".join(prompts)
+        whole = self._lists.get(key)
+        if whole is not None:
+            return whole
         found = {prompt: self._prompts.get(prompt) for prompt in prompts}
         missing = [prompt for prompt, features in found.items() if features is None]
-        if missing:
-            fresh = self._bundle.encode_prompts(missing)
-            for row, prompt in enumerate(missing):
+        for start in range(0, len(missing), _TEXT_BATCH):
+            part = missing[start : start + _TEXT_BATCH]
+            fresh = self._bundle.encode_prompts(part)
+            for row, prompt in enumerate(part):
                 found[prompt] = _row(fresh, row)
                 self._prompts.put(prompt, found[prompt])  # type: ignore[arg-type]
-        return _stack([features for prompt in prompts if (features := found[prompt]) is not None])
+        self._misses += len(missing)
+        whole = _stack([features for prompt in prompts if (features := found[prompt]) is not None])
+        self._lists.put(key, whole)
+        return whole
+
+
+def describe(name: str, config: Config, card: dict[str, Any], checksum: str) -> Description:
+    """What a bundle of that config and card is, whether or not its weights are loaded."""
+    return Description(
+        name=name,
+        system=config.system,
+        checksum=checksum,
+        template=config.evaluation.prompt,
+        data=config.data,
+        resolution=config.vision.resolution,
+        map_threshold=float(card.get("map_threshold", 0.0)),
+        card=card,
+    )
+
+
+def _blank(about: Description) -> ModelInput:
+    """An even grey of the shape that the model takes."""
+    side = about.resolution
+    if about.data.input == "volume":
+        return ModelInput(np.zeros((1, *about.data.volume_shape), np.float32))
+    if about.data.input == "study":
+        views = 1 + len(COMPANIONS)
+        return ModelInput(np.full((views, 1, side, side), 0.5, np.float32), (True,) + (False,) * len(COMPANIONS))
+    return ModelInput(np.full((1, side, side), 0.5, np.float32))
 
 
 def _row(features: TextFeatures, row: int) -> TextFeatures:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rayzero.config import ConfigError
-from serve.images import image_id_of
+from serve.images import Kind, image_id_of, kind_of
 
 
 class Example(BaseModel):
@@ -28,11 +28,12 @@ class Example(BaseModel):
 
 @dataclass(frozen=True)
 class ExampleStudy:
-    """An example, the file that holds its image, and the image's id."""
+    """An example, the file that holds its image, what that is, and the image's id."""
 
     example: Example
     path: Path
     image_id: str
+    kind: Kind
 
 
 class ExamplesError(ConfigError):
@@ -77,4 +78,5 @@ def _study(root: Path, example: Example) -> ExampleStudy:
     path = (root / example.file).resolve()
     if not path.is_relative_to(root) or not path.is_file():
         raise ExamplesError(f"{root / 'examples.json'}: example {example.id}: no file {example.file} in this folder")
-    return ExampleStudy(example, path, image_id_of(path.read_bytes()))
+    data = path.read_bytes()
+    return ExampleStudy(example, path, image_id_of(data), kind_of(data))

@@ -4,41 +4,59 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image as PillowImage
 
+from rayzero.studies import sandbox
 from rayzero.studies.errors import StudyFileError
-from rayzero.studies.files import read_image
 from rayzero.studies.preprocess import to_unit
 from rayzero.studies.study import Image
+from rayzero.studies.volumes import is_volume
 from serve.cache import LruCache
 from serve.problems import Problem
 from serve.settings import Limits
 
-logger = logging.getLogger("ray.serve")
+Float = np.ndarray[Any, np.dtype[np.float32]]
+Kind = Literal["radiograph", "volume"]
+Window = Literal["lung", "mediastinum", "bone"]
 
-_VOLUME = "This model reads radiographs: one DICOM, PNG or JPEG file of one film, not a volume or an archive."
+# Hounsfield units from black to white.
+_WINDOWS: dict[Window, tuple[float, float]] = {
+    "lung": (-1350.0, 150.0),
+    "mediastinum": (-160.0, 240.0),
+    "bone": (-500.0, 1300.0),
+}
+_ACCEPTED: dict[Kind, str] = {
+    "radiograph": "This model reads radiographs: one DICOM, PNG or JPEG file of one film, not a volume or an archive.",
+    "volume": "This model reads chest CT: a NIfTI volume or a zip of one DICOM series, not a single film.",
+}
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A decoded radiograph and the id by which later requests may refer to it."""
+    """A decoded radiograph or volume and the id by which later requests may refer to it."""
 
     image_id: str
     image: Image
 
     @property
+    def kind(self) -> Kind:
+        """What it is."""
+        return "volume" if len(self.image.shape) == 3 else "radiograph"
+
+    @property
     def height(self) -> int:
-        """Rows."""
-        return self.image.shape[0]
+        """Rows, of a volume those of an axial slice."""
+        return self.image.shape[-2]
 
     @property
     def width(self) -> int:
-        """Columns."""
-        return self.image.shape[1]
+        """Columns, of a volume those of an axial slice."""
+        return self.image.shape[-1]
 
 
 def image_id_of(data: bytes) -> str:
@@ -46,69 +64,122 @@ def image_id_of(data: bytes) -> str:
     return "img-" + hashlib.sha256(data).hexdigest()[:32]
 
 
+def kind_of(data: bytes) -> Kind:
+    """What a file holds, by its first bytes."""
+    return "volume" if is_volume(data) else "radiograph"
+
+
+def check_kind(found: Kind, wanted: Kind, field: str) -> None:
+    """Raises Problem (415) for a film where a volume is read, or the other way round."""
+    if found != wanted:
+        raise Problem(415, "unsupported-image", _ACCEPTED[wanted], field=field)
+
+
 class ImageStore:
     """The images that this process read lately. Its methods work on pixels: call them off the event loop."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, reader: sandbox.Sandbox | None = None) -> None:
         self._limits = limits
         self._images: LruCache[StoredImage] = LruCache(limits.image_cache_bytes, lambda kept: len(kept.image.pixels))
-        self._previews: LruCache[bytes] = LruCache(limits.image_cache_bytes // 8, len)
+        self._pictures: LruCache[bytes] = LruCache(limits.image_cache_bytes // 8, len)
+        self._sandbox = reader or sandbox.Sandbox(
+            workers=limits.readers,
+            limits=sandbox.Limits(
+                file_bytes=max(limits.file_bytes, limits.volume_bytes),
+                memory_bytes=limits.reader_memory_bytes,
+                cpu_seconds=limits.reader_seconds,
+                wall_seconds=2.0 * limits.reader_seconds,
+            ),
+        )
+
+    def start(self) -> None:
+        """Start a reading process, which takes a second that the first request would wait for."""
+        file = io.BytesIO()
+        PillowImage.new("L", (8, 8)).save(file, "PNG")
+        self._sandbox.read_image(file.getvalue())
+
+    def close(self) -> None:
+        """End the reading processes."""
+        self._sandbox.close()
 
     def get(self, image_id: str) -> StoredImage | None:
         """The image, or None when it was never here or was dropped for newer ones."""
         return self._images.get(image_id)
 
-    def add(self, data: bytes) -> StoredImage:
-        """Read a DICOM, PNG or JPEG file and keep its image. Raises Problem (4xx) that says what is wrong with it."""
+    def add(self, data: bytes, *, field: str = "file") -> StoredImage:
+        """Read a file and keep its image. Raises Problem (4xx) that says what is wrong with it."""
         image_id = image_id_of(data)
         known = self._images.get(image_id)
         if known is not None:
             return known
-        stored = StoredImage(image_id, _read(data, self._limits))
+        stored = StoredImage(image_id, self._read(data, field))
         self._images.put(image_id, stored)
         return stored
 
+    def headers(self, data: bytes) -> list[dict[str, Any]]:
+        """The DICOM headers of a film or a zipped series, as DICOM JSON. Raises Problem (422)."""
+        try:
+            return self._sandbox.read_headers(data)
+        except StudyFileError as error:
+            raise _unreadable(error, "file") from None
+
     def preview(self, stored: StoredImage) -> bytes:
-        """The image as a windowed 8-bit greyscale PNG, its longest side within the limit."""
-        known = self._previews.get(stored.image_id)
+        """A radiograph, or a volume's middle slice, as an 8-bit greyscale PNG, its longest side within the limit."""
+        if stored.kind == "volume":
+            return self.section(stored, stored.image.shape[0] // 2, "lung")
+        return self._picture(stored.image_id, lambda: to_unit(stored.image, "voi"))
+
+    def section(self, stored: StoredImage, z: int, window: Window) -> bytes:
+        """Axial slice ``z`` of a volume in ``window`` as an 8-bit greyscale PNG. Raises Problem (404)."""
+        if stored.kind != "volume" or not 0 <= z < stored.image.shape[0]:
+            raise Problem(404, "not-found", "The image has no such slice.", field="z")
+        low, high = _WINDOWS[window]
+
+        def unit() -> Float:
+            plane = stored.image.array()[z].astype(np.float32)
+            shown: Float = np.clip((plane - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+            return shown
+
+        return self._picture(f"{stored.image_id}/{z}/{window}", unit)
+
+    def _picture(self, key: str, unit: Callable[[], Float]) -> bytes:
+        known = self._pictures.get(key)
         if known is not None:
             return known
-        picture = PillowImage.fromarray(np.round(to_unit(stored.image, "voi") * 255).astype(np.uint8))
+        picture = PillowImage.fromarray(np.round(unit() * 255).astype(np.uint8))
         side = self._limits.preview_side
         picture.thumbnail((side, side), PillowImage.Resampling.BOX)
         file = io.BytesIO()
         picture.save(file, "PNG", compress_level=3)
-        self._previews.put(stored.image_id, file.getvalue())
+        self._pictures.put(key, file.getvalue())
         return file.getvalue()
 
+    def _read(self, data: bytes, field: str) -> Image:
+        kind = kind_of(data)
+        self._check_bytes(data, kind, field)
+        try:
+            # A stranger's bytes go through native decoders, so they are read in a confined process.
+            image = self._sandbox.read_volume(data) if kind == "volume" else self._sandbox.read_image(data)
+        except StudyFileError as error:
+            raise _unreadable(error, field) from None
+        if kind == "volume" and image.shape[0] > self._limits.slices:
+            detail = f"The volume has {image.shape[0]} slices; at most {self._limits.slices} are read."
+            raise Problem(413, "too-many-slices", detail, field=field)
+        if image.shape[-2] * image.shape[-1] > self._limits.pixels:
+            detail = (
+                f"The image has {image.shape[-1]} x {image.shape[-2]} pixels; at most {self._limits.pixels} are read."
+            )
+            raise Problem(413, "image-too-large", detail, field=field)
+        return image
 
-def _read(data: bytes, limits: Limits) -> Image:
-    if not data:
-        raise Problem(422, "empty-file", "The file holds no bytes; send it again.", field="file")
-    if len(data) > limits.file_bytes:
-        detail = f"The file has {len(data)} bytes; at most {limits.file_bytes} are read."
-        raise Problem(413, "file-too-large", detail, field="file")
-    if _is_volume(data):
-        raise Problem(415, "unsupported-image", _VOLUME, field="file")
-    try:
-        image = read_image(data)
-    except StudyFileError as error:
-        raise Problem(
-            422, "unreadable-file", f"Reading stopped at {error.stage}: {error.reason}", field="file"
-        ) from None
-    except Exception as error:
-        # The bytes are a stranger's: whatever a decoder raises on them is a fault of the file, not of the server.
-        logger.warning("a file made the decoder raise %s", type(error).__name__)
-        detail = "The file is damaged or not a DICOM, PNG or JPEG image."
-        raise Problem(422, "unreadable-file", detail, field="file") from error
-    if len(image.shape) != 2:
-        raise Problem(415, "unsupported-image", _VOLUME, field="file")
-    if image.shape[0] * image.shape[1] > limits.pixels:
-        detail = f"The image has {image.shape[1]} x {image.shape[0]} pixels; at most {limits.pixels} are read."
-        raise Problem(413, "image-too-large", detail, field="file")
-    return image
+    def _check_bytes(self, data: bytes, kind: Kind, field: str) -> None:
+        if not data:
+            raise Problem(422, "empty-file", "The file holds no bytes; send it again.", field=field)
+        most = self._limits.volume_bytes if kind == "volume" else self._limits.file_bytes
+        if len(data) > most:
+            detail = f"The file has {len(data)} bytes; at most {most} are read of a {kind}."
+            raise Problem(413, "file-too-large", detail, field=field)
 
 
-def _is_volume(data: bytes) -> bool:
-    """True for a zip (a DICOM series), gzip (compressed NIfTI) or NIfTI file."""
-    return data.startswith((b"PK\x03\x04", b"\x1f\x8b")) or data[344:348] in (b"n+1\0", b"ni1\0")
+def _unreadable(error: StudyFileError, field: str) -> Problem:
+    return Problem(422, "unreadable-file", f"Reading stopped at {error.stage}: {error.reason}", field=field)

@@ -19,6 +19,9 @@ logger = logging.getLogger("ray.serve")
 
 MEDIA_TYPE = "application/problem+json"
 
+SLUG = "rayzero.problem"
+"""Key of the request's scope under which the slug of its problem stands, for the log."""
+
 Slug = Literal[
     "busy",
     "empty-file",
@@ -31,12 +34,19 @@ Slug = Literal[
     "model-unavailable",
     "no-index",
     "not-found",
+    "rate-limited",
+    "request-too-slow",
+    "too-many-files",
     "too-many-prompts",
+    "too-many-slices",
     "unauthorized",
     "unknown-example",
     "unknown-image",
+    "unknown-index",
     "unknown-model",
+    "unknown-prompt-set",
     "unreadable-file",
+    "unsupported-companion",
     "unsupported-image",
 ]
 
@@ -52,12 +62,19 @@ _TITLES: dict[str, str] = {
     "model-unavailable": "The model is not available",
     "no-index": "There is nothing to search",
     "not-found": "There is nothing at this address",
+    "rate-limited": "Too many requests",
+    "request-too-slow": "The request came too slowly",
+    "too-many-files": "Too many files",
     "too-many-prompts": "Too many findings",
+    "too-many-slices": "The volume has too many slices",
     "unauthorized": "A valid token is needed",
     "unknown-example": "There is no such example",
     "unknown-image": "The image is not known",
+    "unknown-index": "There is no such index",
     "unknown-model": "There is no such model",
+    "unknown-prompt-set": "There is no such list of findings",
     "unreadable-file": "The file cannot be read",
+    "unsupported-companion": "This model does not read such companions",
     "unsupported-image": "This model does not read such images",
 }
 
@@ -95,41 +112,53 @@ class Problem(HTTPException):
 
 def problem_response(problem: Problem) -> JSONResponse:
     """``problem`` as the document a client gets."""
+    return JSONResponse(problem_document(problem), problem.status_code, problem.headers, media_type=MEDIA_TYPE)
+
+
+def problem_document(problem: Problem) -> dict[str, Any]:
+    """``problem`` as the fields of its document."""
     body = _document(problem.status_code, problem.slug, problem.detail)
     if problem.field is not None:
         body["field"] = problem.field
-    return JSONResponse(body, problem.status_code, problem.headers, media_type=MEDIA_TYPE)
+    return body
 
 
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error, its own and the framework's, with a problem document."""
 
-    async def on_http(_: Request, error: Exception) -> JSONResponse:
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if isinstance(error, Problem):
+            request.scope[SLUG] = error.slug
             return problem_response(error)
-        slug = _BY_STATUS.get(error.status_code, "invalid-request")
+        slug = request.scope[SLUG] = _BY_STATUS.get(error.status_code, "invalid-request")
         detail = _DETAILS.get(error.status_code, str(error.detail))
         body = _document(error.status_code, slug, detail)
         return JSONResponse(body, error.status_code, error.headers, media_type=MEDIA_TYPE)
 
-    async def on_invalid(_: Request, error: Exception) -> JSONResponse:
+    async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
+        request.scope[SLUG] = "invalid-request"
         # ``input`` and ``ctx`` of pydantic's errors repeat what was sent, so neither is passed on.
         errors = [{"field": _field(item["loc"]), "detail": item["msg"]} for item in error.errors()]
         text = "; ".join(f"{item['field']}: {item['detail']}" for item in errors)
         body = {**_document(422, "invalid-request", text), "field": errors[0]["field"], "errors": errors}
         return JSONResponse(body, 422, media_type=MEDIA_TYPE)
 
-    async def on_failure(_: Request, error: Exception) -> JSONResponse:
-        incident = uuid.uuid4().hex[:12]
-        logger.error("incident %s: %s", incident, type(error).__name__, exc_info=error)
-        body = _document(500, "internal", f"Quote incident {incident} to the operator of this server.")
-        return JSONResponse(body, 500, media_type=MEDIA_TYPE)
+    async def on_failure(request: Request, error: Exception) -> JSONResponse:
+        request.scope[SLUG] = "internal"
+        return problem_response(failure(error))
 
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(Exception, on_failure)
+
+
+def failure(error: Exception) -> Problem:
+    """A fault of the server: logged under the incident that the client is told, and nothing else."""
+    incident = uuid.uuid4().hex[:12]
+    logger.error("incident %s: %s", incident, type(error).__name__, exc_info=error)
+    return Problem(500, "internal", f"Quote incident {incident} to the operator of this server.")
 
 
 def _document(status: int, slug: Slug, detail: str) -> dict[str, Any]:

@@ -5,25 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-import numpy as np
-
-from rayzero.config import nearest
-from rayzero.studies.preprocess import Geometry, prepare
+from rayzero.bundle import AnyGeometry
+from rayzero.config import Companion, nearest
+from rayzero.studies.sandbox import Sandbox
 from serve import maps
 from serve.cache import LruCache
-from serve.engine import Answer, Description
-from serve.examples import ExampleSet, ExampleStudy
-from serve.images import ImageStore, StoredImage
+from serve.engine import Answer, Description, Match, ModelInput
+from serve.examples import ExampleSet
+from serve.findings import Drawing, to_findings
+from serve.images import ImageStore, StoredImage, Window, check_kind, kind_of
+from serve.live import Live
+from serve.meters import observe_stage, request_id
 from serve.problems import Problem
-from serve.prompts import Prompt, read_prompts, read_text, to_prompt
-from serve.schemas import Finding, Hit, ImageInfo, MapData, MapFormat, ModelInfo, Peak, QueryResponse, RetrieveResponse
+from serve.prompts import Prompt, read_prompts, to_prompt
+from serve.schemas import ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
 from serve.settings import Limits
+from serve.subjects import Prepared, Source, Subject, check_companions, to_input
 
-Float = np.ndarray[Any, np.dtype[np.float32]]
-Prepared = tuple[Float, Geometry]
+T = TypeVar("T")
+
+# Volumes that are drawn at once: a map at native resolution takes hundreds of megabytes.
+_VOLUMES_DRAWN = 2
 
 
 class ModelClient(Protocol):
@@ -33,22 +39,66 @@ class ModelClient(Protocol):
     def description(self) -> Description:
         """What the model is."""
 
-    async def answer(self, image_id: str, pixels: Float | None, prompts: Sequence[str], *, maps: bool) -> Answer | None:
-        """Scores of the image; None when ``pixels`` is not given and the image's features are not kept there."""
+    async def answer(
+        self, key: str, given: ModelInput | None, prompts: Sequence[str], *, maps: bool, top: int | None = None
+    ) -> Answer | None:
+        """Scores of a subject; None when it is not ``given`` and its features are not kept there under ``key``."""
+
+    async def search(
+        self, index: str, key: str, given: ModelInput | None, *, sentence: str | None, count: int
+    ) -> list[Match] | None:
+        """Sentences of an index that fit a subject, or its images that fit a ``sentence``; None as for ``answer``."""
 
     async def check(self) -> None:
         """One real inference. Raises when it fails."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of images: ``prompts`` as sent or the name of a ``prompt_set``, and what is wanted of the answer.
+
+    ``slice`` and ``top`` are explained in serve/README.md; ``threshold`` None is the model's own.
+    """
+
+    prompts: Sequence[str] = ()
+    prompt_set: str | None = None
+    model: str | None = None
+    forms: frozenset[MapFormat] = frozenset()
+    threshold: float | None = None
+    top: int | None = None
+    slice: int | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A subject with a model's answer about it."""
+
+    subject: Subject
+    geometry: AnyGeometry
+    answer: Answer
+
+
 class Service:
     """Answers requests. One instance lives in each web process."""
 
-    def __init__(self, models: Sequence[ModelClient], examples: ExampleSet, limits: Limits) -> None:
+    def __init__(
+        self,
+        models: Sequence[ModelClient],
+        examples: ExampleSet,
+        limits: Limits,
+        *,
+        live: Live | None = None,
+        reader: Sandbox | None = None,
+        indexes: Sequence[IndexInfo] = (),
+    ) -> None:
         self.models = OrderedDict((model.description.name, model) for model in models)
         self.examples = examples
         self.limits = limits
-        self.images = ImageStore(limits)
-        self._prepared: LruCache[Prepared] = LruCache(limits.image_cache_bytes // 8, lambda kept: kept[0].nbytes)
+        self.live = live or Live()
+        self.indexes = {info.name: info for info in indexes}
+        self.images = ImageStore(limits, reader)
+        self._prepared: LruCache[Prepared] = LruCache(limits.image_cache_bytes // 8, lambda kept: kept.nbytes)
+        self._volumes_drawn = asyncio.Semaphore(_VOLUMES_DRAWN)
 
     def model(self, name: str | None) -> ModelClient:
         """The model of that name, the default for None. Raises Problem (404)."""
@@ -58,182 +108,219 @@ class Service:
             raise Problem(404, "unknown-model", nearest(name, list(self.models)).capitalize(), field="model")
         return self.models[name]
 
-    async def image(self, data: bytes | None, image_id: str | None) -> StoredImage:
-        """The image in ``data``, or the one read earlier (or shipped as an example) under ``image_id``.
+    def largest_body(self) -> int:
+        """The most bytes that the files of one query may have, by what the models read."""
+        abouts = [client.description for client in self.models.values()]
+        return max(
+            self.limits.volume_bytes if about.kind == "volume" else self.limits.file_bytes * (1 + len(about.companions))
+            for about in abouts
+        )
+
+    async def image(self, source: Source, field: str = "file") -> StoredImage:
+        """The image in a file, or the one read earlier (or shipped as an example) under an id.
 
         Raises Problem (4xx) when it is not exactly one of the two, the file is unreadable, or the id is unknown.
         """
-        if (data is None) == (image_id is None):
-            raise Problem(422, "invalid-request", "Send either a file or an image_id.", field="file")
-        if data is not None:
-            return await asyncio.to_thread(self.images.add, data)
-        assert image_id is not None
-        stored = self.images.get(image_id)
+        if (source.data is None) == (source.image_id is None):
+            other = "image_id" if field == "file" else f"{field}_id"
+            raise Problem(422, "invalid-request", f"Send either {field} or {other}.", field=field)
+        if source.data is not None:
+            data = source.data
+            return await asyncio.to_thread(lambda: self.images.add(data, field=field))
+        assert source.image_id is not None
+        stored = self.images.get(source.image_id)
         if stored is not None:
             return stored
-        example = self.examples.by_image(image_id)
+        example = self.examples.by_image(source.image_id)
         if example is None:
             detail = "The image is not kept here, or no longer; please send the file again."
-            raise Problem(404, "unknown-image", detail, field="image_id")
+            raise Problem(404, "unknown-image", detail, field="image_id" if field == "file" else f"{field}_id")
         return await asyncio.to_thread(lambda: self.images.add(example.path.read_bytes()))
 
     async def preview(self, image_id: str) -> bytes:
         """An image as an 8-bit PNG. Raises Problem (404)."""
-        stored = await self.image(None, image_id)
+        stored = await self.image(Source(image_id=image_id))
         return await asyncio.to_thread(self.images.preview, stored)
 
+    async def section(self, image_id: str, z: int, window: Window) -> bytes:
+        """One axial slice of a volume as an 8-bit PNG. Raises Problem (404)."""
+        stored = await self.image(Source(image_id=image_id))
+        return await asyncio.to_thread(self.images.section, stored, z, window)
+
     async def query(
-        self,
-        *,
-        data: bytes | None,
-        image_id: str | None,
-        prompts: Sequence[str],
-        model: str | None,
-        form: MapFormat,
-        threshold: float | None,
+        self, source: Source, question: Question, companions: Mapping[Companion, Source] | None = None
     ) -> QueryResponse:
-        """Scores, and on request maps, of findings in one image."""
-        client = self.model(model)
-        about = client.description
-        sentences = [to_prompt(text, about.template) for text in read_prompts(prompts, self.limits)]
-        clock = _Clock()
-        stored = await self.image(data, image_id)
-        clock.lap("read")
-        geometry, answer = await self._ask(client, stored, [p.sentence for p in sentences], form, clock)
-        cut = maps.sigmoid(about.map_threshold) if threshold is None else threshold
-        results = await asyncio.to_thread(self._findings, sentences, answer, geometry, form, cut)
+        """Scores, and on request maps, of findings in one image, volume or study."""
+        about = self.model(question.model).description
+        clock = Clock(about.name)
+        prompts, asked = await self.look(source, question, companions or {}, clock)
+        drawing = Drawing(question.forms, self.threshold(question, about), question.slice, self.limits.map_side)
+        async with self.drawing(asked.subject):
+            results = await asyncio.to_thread(to_findings, prompts, asked.answer, asked.geometry, drawing, question.top)
         clock.lap("maps")
         return QueryResponse(
             model=about.name,
             checksum=about.checksum,
-            image=image_info(stored),
-            threshold=cut,
+            request_id=request_id(),
+            image=image_info(asked.subject.image),
+            companions={name: image_info(one) for name, one in asked.subject.companions.items()},
+            threshold=drawing.threshold,
             results=results,
             timings_ms=clock.laps,
         )
 
-    async def retrieve(
-        self, *, data: bytes | None, image_id: str | None, text: str | None, model: str | None, count: int
-    ) -> RetrieveResponse:
-        """The index's sentences that fit an image, or its images that fit a text, best first."""
-        client = self.model(model)
-        if text is None:
-            hits = await self._sentences(client, await self.image(data, image_id))
-        elif data is not None or image_id is not None:
-            raise Problem(422, "invalid-request", "Send either a text or an image, not both.", field="text")
-        else:
-            sentence = to_prompt(read_text(text, "text", self.limits), client.description.template)
-            hits = await self._images(client, sentence)
-        hits.sort(key=lambda hit: -hit.logit)
-        return RetrieveResponse(
-            model=client.description.name,
-            checksum=client.description.checksum,
-            query="image" if text is None else "text",
-            index_size=len(hits),
-            results=[hit.model_copy(update={"rank": rank}) for rank, hit in enumerate(hits[:count], 1)],
-        )
-
-    def model_infos(self) -> list[ModelInfo]:
-        """All models, the default first."""
-        default = next(iter(self.models))
-        return [_model_info(client.description, default) for client in self.models.values()]
-
-    async def _ask(
-        self, client: ModelClient, stored: StoredImage, sentences: Sequence[str], form: MapFormat, clock: _Clock
-    ) -> tuple[Geometry, Answer]:
+    async def look(
+        self, source: Source, question: Question, companions: Mapping[Companion, Source], clock: Clock
+    ) -> tuple[list[Prompt], Asked]:
+        """The findings asked, and the model's answer about them. Raises Problem (4xx)."""
+        client = self.model(question.model)
         about = client.description
-        key = f"{about.name}/{stored.image_id}"
+        prompts = self.prompts(question, about)
+        subject = await self.subject(source, companions, about)
+        clock.lap("read")
+        _check_slice(question, subject)
+        sentences = [prompt.sentence for prompt in prompts]
+        asked = await self.ask(client, subject, sentences, maps=bool(question.forms), top=question.top, clock=clock)
+        return prompts, asked
+
+    def prompts(self, question: Question, about: Description) -> list[Prompt]:
+        """The findings asked, as sentences of the model. Raises Problem (422, 404)."""
+        if question.prompt_set is not None:
+            if question.prompts:
+                detail = "Send either prompts or a prompt_set, not both."
+                raise Problem(422, "invalid-request", detail, field="prompt_set")
+            findings = self.live.prompt_set(question.prompt_set, about)
+        else:
+            findings = read_prompts(question.prompts, self.limits)
+        return [to_prompt(text, about.template) for text in findings]
+
+    def threshold(self, question: Question, about: Description) -> float:
+        """The threshold on sigmoid(map): the request's, the operator's, or the model's own."""
+        if question.threshold is not None:
+            return question.threshold
+        return self.live.thresholds.get(about.name, maps.sigmoid(about.map_threshold))
+
+    async def subject(self, source: Source, companions: Mapping[Companion, Source], about: Description) -> Subject:
+        """The images of a request, read and of the kind that the model reads. Raises Problem (4xx)."""
+        check_companions(companions, about)
+        given: dict[str, Source] = {"file": source, **{str(name): one for name, one in companions.items()}}
+        for field, one in given.items():
+            if one.data:
+                # Told apart before anything is decoded.
+                check_kind(kind_of(one.data), about.kind, field)
+        names = list(companions)
+        images = await asyncio.gather(self.image(source), *(self.image(companions[name], name) for name in names))
+        for field, stored in zip(["file", *names], images, strict=True):
+            check_kind(stored.kind, about.kind, field)
+        return Subject(images[0], dict(zip(names, images[1:], strict=True)))
+
+    async def ask(
+        self,
+        client: ModelClient,
+        subject: Subject,
+        sentences: Sequence[str],
+        *,
+        maps: bool = False,
+        top: int | None = None,
+        clock: Clock | None = None,
+    ) -> Asked:
+        """The model's answer about a subject, which is prepared and encoded where it was not before."""
+
+        async def put(given: ModelInput | None) -> Answer | None:
+            return await client.answer(subject.key, given, sentences, maps=maps, top=top)
+
+        clock = clock or Clock(client.description.name)
+        geometry, answer = await self.put(client.description, subject, put, clock)
+        return Asked(subject, geometry, answer)
+
+    async def put(
+        self,
+        about: Description,
+        subject: Subject,
+        question: Callable[[ModelInput | None], Awaitable[T | None]],
+        clock: Clock,
+    ) -> tuple[AnyGeometry, T]:
+        """What a model answers to ``question`` about a subject, which is sent along only where it must be."""
+        key = f"{about.name}/{subject.key}"
         known = self._prepared.get(key)
-        wanted = form is not MapFormat.none
         answer = None
         if known is None:
-            known = await asyncio.to_thread(prepare, stored.image, about.data, about.resolution)
+            known = await asyncio.to_thread(to_input, subject, about)
             self._prepared.put(key, known)
             clock.lap("prepare")
         else:
             # Asked about before, so most likely encoded already: the id is cheaper to send than the image.
-            answer = await client.answer(stored.image_id, None, sentences, maps=wanted)
-        pixels, geometry = known
+            answer = await question(None)
         if answer is None:
-            answer = await client.answer(stored.image_id, pixels, sentences, maps=wanted)
+            answer = await question(known.given)
         assert answer is not None, "a model that is given pixels answers"
         clock.lap("model")
-        return geometry, answer
+        return known.geometry, answer
 
-    def _findings(
-        self, prompts: Sequence[Prompt], answer: Answer, geometry: Geometry, form: MapFormat, cut: float
-    ) -> list[Finding]:
-        findings = []
-        for row, prompt in enumerate(prompts):
-            finding = Finding(
-                prompt=prompt.finding,
-                sentence=prompt.sentence,
-                logit=float(answer.logits[row]),
-                probability=float(answer.probabilities[row]),
-            )
-            if answer.maps is not None:
-                finding = finding.model_copy(update=self._located(answer.maps[row], geometry, form, cut))
-            findings.append(finding)
-        return findings
+    def model_infos(self) -> list[ModelInfo]:
+        """All models, the default first."""
+        default = next(iter(self.models))
+        return [self._model_info(client.description, default) for client in self.models.values()]
 
-    def _located(self, grid: Float, geometry: Geometry, form: MapFormat, cut: float) -> dict[str, Any]:
-        found = maps.locate(grid, geometry, maps.logit(cut))
-        side = self.limits.map_side
-        data = MapData(
-            shape=(grid.shape[0], grid.shape[1]),
-            extent=maps.extent(geometry),
-            values=maps.encode_array(grid) if form is MapFormat.array else None,
-            png=maps.encode_png(grid, geometry, side) if form is MapFormat.png else None,
+    def drawing(self, subject: Subject) -> asyncio.Semaphore | _Free:
+        """A turn to draw maps of a subject: at most a few volumes at once."""
+        return self._volumes_drawn if subject.image.kind == "volume" else _Free()
+
+    def _model_info(self, about: Description, default: str) -> ModelInfo:
+        return ModelInfo(
+            name=about.name,
+            system=about.system,
+            checksum=about.checksum,
+            default=about.name == default,
+            input=about.data.input,
+            companions=about.companions,
+            calibrated="calibration" in about.card,
+            prompt_template=about.template,
+            map_threshold=self.threshold(Question(), about),
+            vocabulary=list(about.card.get("vocabulary", [])),
+            card=about.card,
         )
-        peak = Peak(x=found.peak[0], y=found.peak[1])
-        return {"peak": peak, "box": found.box, "area_fraction": found.area_fraction, "map": data}
-
-    async def _sentences(self, client: ModelClient, stored: StoredImage) -> list[Hit]:
-        index = self.examples.sentences
-        if not index:
-            raise Problem(409, "no-index", "The examples of this server come without sentences to search.")
-        _, answer = await self._ask(client, stored, list(index), MapFormat.none, _Clock())
-        return [
-            Hit(rank=0, logit=float(logit), probability=float(probability), sentence=sentence, example_ids=ids)
-            for (sentence, ids), logit, probability in zip(
-                index.items(), answer.logits, answer.probabilities, strict=True
-            )
-        ]
-
-    async def _images(self, client: ModelClient, sentence: Prompt) -> list[Hit]:
-        if not self.examples.studies:
-            raise Problem(409, "no-index", "This server ships no example images to search.")
-
-        async def hit(study: ExampleStudy) -> Hit:
-            stored = await self.image(None, study.image_id)
-            _, answer = await self._ask(client, stored, [sentence.sentence], MapFormat.none, _Clock())
-            logit, probability = float(answer.logits[0]), float(answer.probabilities[0])
-            return Hit(rank=0, logit=logit, probability=probability, example_ids=[study.example.id])
-
-        return list(await asyncio.gather(*map(hit, self.examples.studies)))
 
 
-class _Clock:
+class Clock:
     """Milliseconds spent in each named part of a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str) -> None:
         self.laps: dict[str, float] = {}
+        self._model = model
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """The time since the last lap, or the beginning, was ``name``."""
         now = time.perf_counter()
         self.laps[name] = round((now - self._last) * 1000, 2)
+        observe_stage(name, self._model, now - self._last)
         self._last = now
+
+
+class _Free:
+    """A lock that everybody has."""
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 def image_info(stored: StoredImage) -> ImageInfo:
     """What a client is told of an image."""
+    volume = stored.kind == "volume"
     return ImageInfo(
         image_id=stored.image_id,
+        kind=stored.kind,
         width=stored.width,
         height=stored.height,
+        slices=stored.image.shape[0] if volume else None,
+        spacing_mm=stored.image.spacing_mm or None,
         view=stored.image.view,
         preview=preview_path(stored.image_id),
+        slice_preview=f"/v1/images/{stored.image_id}/slices/{{z}}.png" if volume else None,
     )
 
 
@@ -242,14 +329,11 @@ def preview_path(image_id: str) -> str:
     return f"/v1/images/{image_id}/preview.png"
 
 
-def _model_info(about: Description, default: str) -> ModelInfo:
-    return ModelInfo(
-        name=about.name,
-        system=about.system,
-        checksum=about.checksum,
-        default=about.name == default,
-        prompt_template=about.template,
-        map_threshold=maps.sigmoid(about.map_threshold),
-        vocabulary=list(about.card.get("vocabulary", [])),
-        card=about.card,
-    )
+def _check_slice(question: Question, subject: Subject) -> None:
+    if question.slice is None:
+        return
+    if subject.image.kind != "volume":
+        raise Problem(422, "invalid-request", "A radiograph has no slices.", field="slice")
+    slices = subject.image.image.shape[0]
+    if question.slice >= slices:
+        raise Problem(422, "invalid-request", f"The volume has slices 0 to {slices - 1}.", field="slice")

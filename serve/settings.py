@@ -10,16 +10,38 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file_bytes: int = Field(default=64 * 2**20, ge=1024, description="Size of an uploaded file")
+    file_bytes: int = Field(default=64 * 2**20, ge=1024, description="Size of an uploaded radiograph")
+    volume_bytes: int = Field(default=512 * 2**20, ge=1024, description="Size of an uploaded CT volume")
+    batch_bytes: int = Field(default=1024 * 2**20, ge=1024, description="Size of all files of a batch")
+    batch_files: int = Field(default=256, ge=1, description="Images in one batch")
     pixels: int = Field(default=36_000_000, ge=1024, description="Rows times columns of an image")
-    prompts: int = Field(default=64, ge=1, description="Findings in one query")
+    slices: int = Field(default=1500, ge=2, description="Axial slices of a volume")
+    prompts: int = Field(default=512, ge=1, description="Findings in one query")
     prompt_chars: int = Field(default=512, ge=16, description="Characters in one finding")
     requests: int = Field(
         default=16, ge=1, description="POST requests worked on at once; further ones are told to come back"
     )
+    held_bytes: int = Field(default=2 * 2**30, ge=1024, description="Bytes of all request bodies held at once")
+    body_seconds: float = Field(default=60.0, gt=0.0, description="Time in which a request's body has to arrive")
+    answer_seconds: float = Field(
+        default=45.0, gt=0.0, description="Time in which a model has to answer; below Serve's own request_timeout_s"
+    )
+    requests_per_minute: int = Field(default=0, ge=0, description="POST requests of one client address; 0 is no limit")
+    readers: int = Field(default=2, ge=1, description="Confined processes that read foreign files")
+    reader_memory_bytes: int = Field(default=3 * 2**30, ge=2**27, description="Memory that reading one file may take")
+    reader_seconds: int = Field(default=60, ge=1, description="Processor time that reading one file may take")
     image_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="Decoded images kept to answer by image_id")
     preview_side: int = Field(default=1024, ge=64, le=4096, description="Longest side of a preview")
     map_side: int = Field(default=512, ge=64, le=4096, description="Longest side of a map drawn as PNG")
+
+
+class IndexArgs(BaseModel):
+    """An index that jobs.index built, and the model of ``bundles`` that it was built with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    model: str
 
 
 class AppArgs(BaseModel):
@@ -28,6 +50,11 @@ class AppArgs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundles: dict[str, str] = Field(min_length=1, description="Name to folder or URL of each bundle; first is default")
+    shelf: dict[str, str] = Field(
+        default={}, description="Further bundles that share replicas, loaded when asked and dropped for others"
+    )
+    shelf_models: int = Field(default=2, ge=1, description="Bundles of the shelf that one replica holds at a time")
+    indexes: dict[str, IndexArgs] = Field(default={}, description="Indexes by name that /v1/retrieve can search")
     examples: str = Field(default="", description="Folder with examples.json and the image files that it names")
     limits: Limits = Limits()
     max_batch_size: int = Field(default=8, ge=1, description="Images that one forward pass of the image encoder takes")

@@ -22,6 +22,7 @@ ROOMS = {
     "encoders": set(),
     "alignment": {"encoders", "ops"},
     "bundle": {"alignment", "studies"},
+    "index": {"alignment"},
     "training": {"alignment", "bundle", "encoders", "ops", "studies"},
     "evaluation": {"alignment", "bundle", "phantom", "studies"},
 }
@@ -103,5 +104,5 @@ def test_the_page_knows_the_server_by_http_only() -> None:
 def test_the_server_reaches_the_library_through_bundles_and_studies() -> None:
     for path in (ROOT / "serve").rglob("*.py"):
         rooms = {name.split(".")[1] for name in imports(path) if name.startswith("rayzero.")}
-        assert rooms <= {"bundle", "studies", "alignment", "reports"} | FOUNDATION, (path, rooms)
+        assert rooms <= {"bundle", "index", "studies", "alignment", "reports"} | FOUNDATION, (path, rooms)
         assert not {name.split(".")[0] for name in imports(path)} & {"jobs", "tune", "ui"}, path

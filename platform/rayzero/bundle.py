@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
-from rayzero.config import Config, dump_yaml, load_config
+from rayzero.config import Config, dump_yaml, load_config, parse_config
 from rayzero.storage import open_url
 from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
@@ -171,21 +171,31 @@ def save_bundle(url: str, model: PretrainingModel, config: Config, card: dict[st
 def update_card(url: str, values: dict[str, Any]) -> None:
     """Lay ``values`` over the card of the bundle at ``url``, checksum included. Raises BundleError without one."""
     fs, root = open_url(url)
-    if not fs.exists(f"{root}/checksums.json"):
-        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
+    sums = _checksums(fs, root, url)
     card = {**json.loads(fs.cat_file(f"{root}/card.json")), **values}
     text = json.dumps(card, indent=2, sort_keys=True).encode()
-    sums = {**_checksums(fs, root, url), "card.json": hashlib.sha256(text).hexdigest()}
+    sums = {**sums, "card.json": hashlib.sha256(text).hexdigest()}
     fs.pipe_file(f"{root}/card.json", text)
     fs.pipe_file(f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
 
 
-def fingerprint(url: str) -> str:
-    """The weights of the bundle at ``url`` by their checksum. Raises BundleError without one."""
+def read_bundle_card(url: str) -> tuple[Config, dict[str, Any]]:
+    """Settings and card of the bundle at ``url``, without its weights. Raises BundleError as ``load_bundle``."""
     fs, root = open_url(url)
-    if not fs.exists(f"{root}/checksums.json"):
-        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
-    return _checksums(fs, root, url)["model.safetensors"]
+    sums = _checksums(fs, root, url)
+    texts = {name: fs.cat_file(f"{root}/{name}") for name in ("config.yaml", "card.json")}
+    for name, text in texts.items():
+        if hashlib.sha256(text).hexdigest() != sums[name]:
+            raise BundleError(f"{url}: {name} does not match its checksum; export or download the bundle again")
+    return parse_config(texts["config.yaml"].decode()), json.loads(texts["card.json"])
+
+
+def fingerprint(url: str) -> str:
+    """SHA-256 of what decides the scores of the bundle at ``url``: weights, settings and encoders, not its card.
+    Raises BundleError without one."""
+    fs, root = open_url(url)
+    sums = {name: value for name, value in sorted(_checksums(fs, root, url).items()) if name != "card.json"}
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
@@ -218,6 +228,8 @@ def _local_copy(url: str) -> Iterator[Path]:
 
 
 def _checksums(fs: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, str]:
+    if not fs.exists(f"{root}/checksums.json"):
+        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
     try:
         sums = _SUMS.validate_json(fs.cat_file(f"{root}/checksums.json"))
     except ValidationError as error:

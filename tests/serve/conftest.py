@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import data_store
@@ -14,7 +16,14 @@ from PIL import Image as PillowImage
 
 from rayzero.alignment import registry
 from rayzero.bundle import save_bundle
-from rayzero.config import Config, VisionConfig
+from rayzero.config import Config, VisionConfig, load_config
+from rayzero.encoders.volume import ViT3D
+from rayzero.phantom import CtVolume, render_ct, sample_patient
+from rayzero.phantom.dicom import write_ct_series
+from rayzero.phantom.files import write_nifti
+from rayzero.studies.sandbox import Sandbox
+from tests.encoders.test_volume import TINY
+from tests.encoders.tiny import tiny_bert
 
 FILMS = Path(data_store.__file__).parent / "data"
 VOCABULARY = ["pneumonia", "pleural effusion", "nodule"]
@@ -52,6 +61,79 @@ def bundle_url(tmp_path_factory: pytest.TempPathFactory) -> str:
         "metrics": {"classification": {"macro_auroc": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}}},
     }
     return save_bundle(str(tmp_path_factory.mktemp("bundle") / "radzero"), registry.build(config), config, card)
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Sandbox]:
+    """Confined reading processes that all tests share: each takes a second to start."""
+    with Sandbox(workers=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def ct() -> CtVolume:
+    """A simulated chest CT, coarse."""
+    return render_ct(sample_patient(0, 0, "test").studies[0], 8.0)
+
+
+@pytest.fixture(scope="session")
+def ct_nifti(ct: CtVolume, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """That CT as NIfTI."""
+    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    write_nifti(path, ct)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def ct_series(ct: CtVolume, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """That CT as a zip of its DICOM series."""
+    patient = sample_patient(0, 0, "test")
+    folder = tmp_path_factory.mktemp("series")
+    write_ct_series(folder, patient, patient.studies[0], ct)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(folder.rglob("*.dcm")):
+            archive.write(path, f"DOE^JANE/{path.name}")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def volume_bundle_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained BrgSA bundle that reads small volumes, not calibrated."""
+    return small_volume_bundle(tmp_path_factory.mktemp("brgsa"))
+
+
+def small_volume_bundle(folder: Path) -> str:
+    """Write that bundle below ``folder``."""
+    torch.manual_seed(0)
+    ViT3D(TINY, (8, 16, 16), normalised=False).save_definition(folder / "vit3d")
+    overrides = [
+        "system=brgsa",
+        f"vision.encoder={folder / 'vit3d'}",
+        f"text.encoder={tiny_bert(folder / 'bert')}",
+        "data.input=volume",
+        "data.volume_shape=[8,16,16]",
+        "data.volume_spacing_mm=[30,20,20]",
+        "model.width=8",
+        "model.bank_size=16",
+        "model.text_layers=2",
+    ]
+    config = registry.resolve(load_config(None, overrides))
+    return save_bundle(str(folder / "bundle"), registry.build(config), config, {"vocabulary": ["nodule", "effusion"]})
+
+
+@pytest.fixture(scope="session")
+def study_bundle_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained ALTA bundle that reads a frontal film with its lateral and prior frontal ones."""
+    folder = tmp_path_factory.mktemp("alta")
+    sizes = "{width: 16, depth: 1, heads: 2, decoder_width: 16, decoder_depth: 1, decoder_heads: 2}"
+    settings = ["vision.resolution=64", f"text.encoder={tiny_bert(folder / 'bert')}", "data.input=study"]
+    settings += [f"model={sizes}", "data.companions=[lateral,prior_frontal]"]
+    torch.manual_seed(0)
+    mrm = load_config(None, ["system=mrm", *settings])
+    images = save_bundle(str(folder / "mrm"), registry.build(mrm), mrm, {})
+    config = registry.resolve(load_config(None, ["system=alta", *settings, f"model.mrm={images}"]))
+    return save_bundle(str(folder / "bundle"), registry.build_zero_shot(config), config, {})
 
 
 @pytest.fixture(scope="session")

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import ASGIApp
 
-from rayzero.alignment.base import ImageFeatures
 from rayzero.bundle import load_bundle
 from rayzero.config import override
+from rayzero.studies.sandbox import Sandbox
 from serve.api import create_api
-from serve.engine import Answer, Description, Engine
+from serve.engine import Engine, ModelInput
 from serve.examples import ExamplesError, ExampleSet
 from serve.problems import Problem
 from serve.service import Service
 from serve.settings import Limits
 from tests.serve.conftest import VOCABULARY, png
+from tests.serve.local import LocalClient
 
 LIMITS = Limits(file_bytes=8 * 2**20, prompts=4, prompt_chars=64, requests=1)
-
-
-class LocalClient:
-    """A model in this process that counts how many images it encoded."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.encoded = 0
-        self.failure: Exception | None = None
-        self._images: dict[str, ImageFeatures] = {}
-
-    @property
-    def description(self) -> Description:
-        return self.engine.description
-
-    async def answer(
-        self, image_id: str, pixels: np.ndarray | None, prompts: Sequence[str], *, maps: bool
-    ) -> Answer | None:
-        if self.failure is not None:
-            raise self.failure
-        if image_id not in self._images:
-            if pixels is None:
-                return None
-            self.encoded += 1
-            self._images[image_id] = self.engine.encode([pixels])[0]
-        return self.engine.answer(self._images[image_id], prompts, maps=maps)
-
-    async def check(self) -> None:
-        self.engine.check()
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +41,8 @@ def model(engine: Engine) -> LocalClient:
 
 
 @pytest.fixture
-def http(model: LocalClient, examples_folder: str) -> Iterator[TestClient]:
-    service = Service([model], ExampleSet.load(examples_folder), LIMITS)
+def http(model: LocalClient, examples_folder: str, reader: Sandbox) -> Iterator[TestClient]:
+    service = Service([model], ExampleSet.load(examples_folder), LIMITS, reader=reader)
     with TestClient(create_api(service, token=None), raise_server_exceptions=False) as client:
         yield client
 
@@ -112,7 +88,7 @@ def test_one_film_in_two_encodings_scores_the_same(http: TestClient, film: bytes
 
 
 def test_a_prompt_scores_the_same_whatever_stands_beside_it(engine: Engine) -> None:
-    image = engine.encode([np.full((1, 128, 128), 0.3, dtype=np.float32)])[0]
+    image = engine.encode([ModelInput(np.full((1, 128, 128), 0.3, dtype=np.float32))])[0]
     alone = engine.answer(image, ["There is a mass"], maps=True)
     long = "There is a large ill-defined opacity in the left upper lobe with surrounding haze"
     beside = engine.answer(image, [long, "There is a mass"], maps=True)
@@ -126,7 +102,7 @@ def test_a_finding_is_asked_in_every_phrasing_of_the_evaluation(bundle_url: str)
     bundle = load_bundle(bundle_url)
     ensemble = override(bundle.config, {"evaluation.ensemble": ["There is a {}", "A chest film with {}"]})
     several, plain = (Engine("m", replace(bundle, config=config), "", 8) for config in (ensemble, bundle.config))
-    image = plain.encode([np.full((1, 128, 128), 0.3, dtype=np.float32)])[0]
+    image = plain.encode([ModelInput(np.full((1, 128, 128), 0.3, dtype=np.float32))])[0]
     asked = several.answer(image, ["There is mass", "Mass, left"], maps=True)
     each = plain.answer(image, ["There is mass", "There is a mass", "A chest film with mass", "Mass, left"], maps=True)
     np.testing.assert_allclose(asked.logits, [each.logits[:3].mean(), each.logits[3]], atol=1e-5)
@@ -181,8 +157,8 @@ def test_malformed_forms_and_wrong_addresses(http: TestClient) -> None:
     assert http.get("/v1/examples/none").json()["type"].endswith("unknown-example")
 
 
-def test_an_image_beyond_the_pixel_limit(model: LocalClient) -> None:
-    service = Service([model], ExampleSet([]), LIMITS.model_copy(update={"pixels": 2000}))
+def test_an_image_beyond_the_pixel_limit(model: LocalClient, reader: Sandbox) -> None:
+    service = Service([model], ExampleSet([]), LIMITS.model_copy(update={"pixels": 2000}), reader=reader)
     with TestClient(create_api(service, token=None)) as client:
         assert ask(client, png())["type"].endswith("image-too-large")
 
@@ -248,3 +224,73 @@ def test_an_example_may_not_lie_outside_its_folder(tmp_path) -> None:
     (tmp_path / "examples.json").write_text('[{"id": "x", "file": "../../etc/hostname", "title": "x"}]')
     with pytest.raises(ExamplesError, match="example x"):
         ExampleSet.load(str(tmp_path))
+
+
+def test_requests_have_an_id_and_a_line_in_the_log_without_what_they_held(
+    http: TestClient, film: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="ray.serve"):
+        logging.getLogger("ray.serve").addHandler(caplog.handler)
+        mine = "0123456789abcdef"
+        sent = {"X-Request-ID": mine, "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+        first = http.post("/v1/query", files={"file": ("Roe^Jane.dcm", film)}, data={"prompts": "mass"}, headers=sent)
+        named = http.post("/v1/query", data={"prompts": "mass", "image_id": "img-0"}, headers={"X-Request-ID": "Roe"})
+        http.get(first.json()["image"]["preview"])
+        logging.getLogger("ray.serve").removeHandler(caplog.handler)
+    assert first.headers["x-request-id"] == first.json()["request_id"] == mine
+    assert re.fullmatch("[0-9a-f]{32}", named.headers["x-request-id"])
+    lines = [json.loads(message) for message in caplog.messages if message.startswith("{")]
+    by_id = {line["id"]: line for line in lines}
+    assert by_id[mine]["trace"] == "a" * 32
+    assert (by_id[mine]["route"], by_id[mine]["status"]) == ("/v1/query", 200)
+    assert by_id[mine]["bytes_in"] > len(film)
+    assert by_id[named.headers["x-request-id"]]["problem"] == "unknown-image"
+    assert lines[-1]["route"] == "/v1/images/{image_id}/preview.png"
+    for word in ("Roe", "mass", "img-"):
+        assert word not in caplog.text
+
+
+def test_limits_hold_while_a_body_streams_in(model: LocalClient, reader: Sandbox) -> None:
+    limits = Limits(file_bytes=4096, held_bytes=2**20 + 3000, requests_per_minute=4)
+    patient, hasty = (
+        create_api(Service([model], ExampleSet([]), kept, reader=reader), token=None)
+        for kept in (limits, limits.model_copy(update={"body_seconds": 0.3}))
+    )
+
+    async def send(chunks: int, size: int, pause: float, client: str, api: ASGIApp = patient) -> tuple[int, str, int]:
+        asked, status, out = 0, 0, b""
+
+        async def receive() -> dict:
+            nonlocal asked
+            await asyncio.sleep(pause)
+            asked += 1
+            head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' if asked == 1 else b""
+            return {"type": "http.request", "body": head + bytes(size), "more_body": asked < chunks}
+
+        async def answer(message: dict) -> None:
+            nonlocal status, out
+            status = message.get("status", status)
+            out += message.get("body", b"")
+
+        headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"transfer-encoding", b"chunked")]
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/v1/query",
+            "raw_path": b"/v1/query", "root_path": "", "scheme": "http", "query_string": b"", "headers": headers,
+            "client": (client, 1), "server": ("h", 80),
+        }  # fmt: skip
+        await api(scope, receive, answer)
+        return status, json.loads(out)["type"].rpartition(":")[2], asked
+
+    # A body without a stated length is cut off where the limit is, not read to its end.
+    status, slug, asked = asyncio.run(send(1000, 2**17, 0.0, "a"))
+    assert (status, slug) == (413, "file-too-large")
+    assert asked < 12
+    assert asyncio.run(send(1000, 10, 0.05, "b", hasty))[:2] == (408, "request-too-slow")
+
+    async def two() -> list[tuple[int, str, int]]:
+        return await asyncio.gather(*(send(9, 2**16, 0.01, name) for name in ("c", "d")))
+
+    assert (503, "busy") in [one[:2] for one in asyncio.run(two())]
+    slugs = [asyncio.run(send(1, 10, 0.0, "e"))[:2] for _ in range(5)]
+    assert slugs[-1] == (429, "rate-limited")
+    assert all(slug != "rate-limited" for _, slug in slugs[:4])

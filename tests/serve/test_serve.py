@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import ray
 from ray import serve
 
 from serve.app import start
-from serve.settings import AppArgs
+from serve.settings import AppArgs, Limits
 from tests.serve.conftest import png
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -27,11 +31,30 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def http(bundle_url: str, examples_folder: str) -> Iterator[httpx.Client]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
-    args = AppArgs(bundles={"radzero": bundle_url}, examples=examples_folder, threads=1)
+def metrics_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def http(bundle_url: str, study_bundle_url: str, examples_folder: str, metrics_port: int) -> Iterator[httpx.Client]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="error",
+        _metrics_export_port=metrics_port,
+    )
+    shelf = {"rare": bundle_url, "studies": study_bundle_url}
+    args = AppArgs(
+        bundles={"radzero": bundle_url},
+        shelf=shelf,
+        shelf_models=1,
+        limits=Limits(answer_seconds=20),
+        examples=examples_folder,
+        threads=1,
+    )
     url = start(args, port=free_port())
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=url, timeout=100, trust_env=False) as client:
         yield client
     serve.shutdown()
     ray.shutdown()
@@ -80,3 +103,68 @@ def test_more_than_the_limit_is_answered_busy_and_nothing_fails(http: httpx.Clie
         if answer.status_code == 503:
             assert answer.json()["type"].startswith("urn:rayzero:problem:")
             assert "retry-after" in answer.headers
+
+
+def test_models_of_the_shelf_take_turns_and_answer_as_on_their_own(http: httpx.Client, film: bytes) -> None:
+    assert [model["name"] for model in http.get("/v1/models").json()["models"]] == ["radzero", "rare", "studies"]
+    own = _query(http, film).json()["results"]
+    for _ in range(2):
+        # One at a time fits, so each drops the other.
+        for name in ("rare", "studies"):
+            response = http.post("/v1/query", files={"file": film}, data={"prompts": "nodule", "model": name})
+            assert response.status_code == 200, response.text
+            if name == "rare":
+                assert response.json()["results"][0]["logit"] == pytest.approx(own[0]["logit"], abs=1e-6)
+
+
+def test_a_batch_streams_over_the_socket(http: httpx.Client) -> None:
+    files = [("files", ("x", png(seed))) for seed in range(20)]
+    with http.stream("POST", "/v1/batch", files=files, data={"prompts": "nodule"}) as response:
+        lines = [json.loads(line) for line in response.iter_lines()]
+    assert lines[-1] == {"done": 20, "failed": 0}
+    one = next(line for line in lines if line.get("index") == 7)["answer"]["results"][0]
+    alone = _query(http, png(7)).json()["results"][0]
+    assert one["logit"] == pytest.approx(alone["logit"], abs=1e-5)
+
+
+def test_figures_reach_prometheus_by_stage(http: httpx.Client, metrics_port: int) -> None:
+    _query(http, png(1))
+    wanted = ("rayzero_stage_seconds", "rayzero_batch_size", "rayzero_cache_lookups", "rayzero_request_seconds")
+    text, deadline = "", time.monotonic() + 60
+    while not all(name in text for name in wanted) and time.monotonic() < deadline:
+        time.sleep(1)
+        text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False).text
+    for name in wanted:
+        assert name in text
+    for stage in ("read", "prepare", "encode", "score"):
+        assert re.search(rf'rayzero_stage_seconds_count{{[^}}]*stage="{stage}"', text), stage
+    assert "img-" not in "".join(line for line in text.splitlines() if "rayzero_" in line)
+
+
+def test_a_replica_that_dies_under_load_gives_no_wrong_answer(http: httpx.Client) -> None:
+    # A finding that differs by request would be encoded anew; images repeat, so that right answers are known.
+    expected = {seed: _query(http, png(seed)).json()["results"] for seed in range(6)}
+    replica = next(
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "model-radzero" in " ".join(process.cmdline())
+    )
+
+    def ask(number: int) -> tuple[int, httpx.Response]:
+        if number == 12:
+            replica.kill()
+        return number % 6, _query(http, png(number % 6))
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(ask, range(60)))
+    for seed, answer in answers:
+        if answer.status_code == 200:
+            for one, other in zip(answer.json()["results"], expected[seed], strict=True):
+                assert one["logit"] == pytest.approx(other["logit"], abs=1e-5)
+        else:
+            assert answer.status_code == 503, answer.text
+            assert "retry-after" in answer.headers
+    deadline = time.monotonic() + 90
+    while _query(http, png(0)).status_code != 200 and time.monotonic() < deadline:
+        time.sleep(1)
+    assert _query(http, png(0)).status_code == 200

@@ -18,7 +18,9 @@ from pydicom import uid
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.sandbox import Limits, Sandbox
+from rayzero.studies.volumes import read_volume
 from tests.studies.films import dataset, encode, film_bytes, lut, ramp, raster, syntaxes
+from tests.studies.scans import chest, nifti_bytes, series, zipped
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,13 @@ def test_rasters_and_curves_pass_too(sandbox: Sandbox) -> None:
     table = lut("VOI", first=0, values=list(range(0, 4096, 16)), bits=12)
     for data in (raster(ramp(16)), raster(ramp(8).astype(np.uint8), "JPEG"), film_bytes(VOILUTSequence=[table])):
         assert sandbox.read_image(data, name="x") == read_image(data, name="x")
+
+
+def test_volumes_read_as_they_do_here(sandbox: Sandbox) -> None:
+    for data in (nifti_bytes(chest()), zipped(series(chest()))):
+        assert sandbox.read_volume(data, name="s1/ct") == read_volume(data, name="s1/ct")
+    with pytest.raises(StudyFileError, match="file 1 of the archive"):
+        sandbox.read_volume(zipped({"DOE^JANE.dcm": b"no slice", "other.dcm": b"none"}))
 
 
 def test_a_refusal_has_its_stage_and_reason(sandbox: Sandbox) -> None:

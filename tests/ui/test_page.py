@@ -18,7 +18,7 @@ from serve.examples import ExampleSet
 from serve.service import Service
 from serve.settings import Limits
 from tests.serve.conftest import bundle_url, examples_folder, film, png  # noqa: F401
-from tests.serve.test_api import LocalClient
+from tests.serve.local import LocalClient
 from tests.serve.test_serve import free_port
 from ui import app
 

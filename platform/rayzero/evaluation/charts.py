@@ -131,7 +131,7 @@ def precision_recall(part: Classification) -> str:
         _unit_square(axes, "Recall", "Precision")
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), fontsize=9, borderaxespad=0)
 
-    return _svg(draw, 5.2, 4.8)
+    return svg(draw, 5.2, 4.8)
 
 
 def reliability(raw: Reliability, calibrated: Reliability) -> str:

@@ -65,6 +65,26 @@ class Sandbox:
 
         Waits while all processes are busy. Raises StudyFileError.
         """
+        return self._read(data, {"name": name, "kind": "image"})
+
+    def read_volume(self, data: bytes, *, name: str = "") -> Image:
+        """As ``rayzero.studies.volumes.read_volume`` of a stranger's file, which states its own geometry.
+
+        For the rest as ``read_image``.
+        """
+        return self._read(data, {"name": name, "kind": "volume"})
+
+    def read_headers(self, data: bytes) -> list[dict[str, Any]]:
+        """As ``rayzero.studies.headers.read_headers``; for the rest as ``read_image``."""
+        header, _ = self._ask(data, {"name": "", "kind": "headers"})
+        headers: list[dict[str, Any]] = header["headers"]
+        return headers
+
+    def _read(self, data: bytes, request: dict[str, Any]) -> Image:
+        header, payload = self._ask(data, request)
+        return image_from_row({**header, "pixels": payload})
+
+    def _ask(self, data: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         if len(data) > self._limits.file_bytes:
             raise StudyFileError("open", f"a file of {len(data):,} bytes is beyond {self._limits.file_bytes:,}")
         process = self._idle.get()
@@ -72,7 +92,7 @@ class Sandbox:
         try:
             if process is None or not process.alive():
                 process = _Process(self._limits)
-            header, payload = process.ask({"name": name}, data)
+            header, payload = process.ask(request, data)
             intact = True
         except _Stopped as error:
             raise StudyFileError("decode", str(error)) from None
@@ -83,7 +103,7 @@ class Sandbox:
             self._idle.put(process)
         if "reason" in header:
             raise StudyFileError(header["stage"], header["reason"])
-        return image_from_row({**header, "pixels": payload})
+        return header, payload
 
     def processes(self) -> list[int]:
         """The ids of the reading processes that wait for a file."""

@@ -1,23 +1,31 @@
 """The reading process behind ``rayzero.studies.sandbox``: files come in, pixels or reasons go out.
 
-A request and an answer are alike: two lengths, a JSON header, then bytes. The header of a request has ``name``; that
-of an answer has the fields of an image, or ``stage`` and ``reason``.
+A request and an answer are alike: two lengths, a JSON header, then bytes. The header of a request has ``name`` and
+``kind`` (image, volume or headers); that of an answer has the fields of an image, ``headers``, or ``stage`` and
+``reason``.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import io
 import json
 import os
 import resource
 import struct
 import sys
+import zipfile
 from typing import Any, BinaryIO
 
 from PIL import Image as PillowImage
+from pydicom import dcmwrite, uid
+from pydicom.dataset import FileDataset, FileMetaDataset
 
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
+from rayzero.studies.headers import read_headers
+from rayzero.studies.volumes import read_volume
 
 LENGTHS = struct.Struct("<QQ")
 """Bytes of the header and of what follows it."""
@@ -37,11 +45,39 @@ def confine(memory_bytes: int) -> None:
 
 
 def _warm_up() -> None:
-    """Read one raster of each kind: Pillow loads what it needs on first use, which is too late once confined."""
+    """Read one file of each kind: libraries load what they need on first use, which is too late once confined."""
     for kind in ("PNG", "JPEG"):
         file = io.BytesIO()
         PillowImage.new("L", (8, 8)).save(file, kind)
         read_image(file.getvalue())
+    series = io.BytesIO()
+    with zipfile.ZipFile(series, "w", zipfile.ZIP_DEFLATED) as archive:
+        for place in range(3):
+            archive.writestr(f"{place}.dcm", _ct_slice(float(place)))
+    read_volume(series.getvalue())
+    read_headers(_ct_slice(0.0))
+    with contextlib.suppress(StudyFileError):
+        read_volume(b"\x5c\x01\0\0" + bytes(340) + b"n+1\0" + bytes(200))
+    codecs.lookup("cp437")  # names in a zip archive that are not said to be UTF-8
+
+
+def _ct_slice(place: float) -> bytes:
+    """The smallest CT file that reads."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = uid.CTImageStorage
+    meta.MediaStorageSOPInstanceUID = uid.UID("1.2.3")
+    ds = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    ds.SOPClassUID, ds.SOPInstanceUID = uid.CTImageStorage, "1.2.3"
+    ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.PatientName = "1.2.3", "1.2.3", "Roe^Richard"
+    ds.ImagePositionPatient, ds.ImageOrientationPatient = [0.0, 0.0, place], [1, 0, 0, 0, 1, 0]
+    ds.PixelSpacing, ds.RescaleSlope, ds.RescaleIntercept = [1.0, 1.0], 1, 0
+    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = 2, 2, 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    ds.PixelData = bytes(8)
+    file = io.BytesIO()
+    dcmwrite(file, ds, enforce_file_format=True)
+    return file.getvalue()
 
 
 def _allow_seconds(seconds: int) -> None:
@@ -51,9 +87,11 @@ def _allow_seconds(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + seconds + 1, most))
 
 
-def _read(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
+def _read(data: bytes, name: str, kind: str) -> tuple[dict[str, Any], bytes]:
     try:
-        image = read_image(data, name=name)
+        if kind == "headers":
+            return {"headers": read_headers(data)}, b""
+        image = read_volume(data, name=name, anonymous=True) if kind == "volume" else read_image(data, name=name)
     except StudyFileError as error:
         return {"stage": error.stage, "reason": error.reason}, b""
     except MemoryError:
@@ -68,7 +106,7 @@ def _serve(requests: BinaryIO, answers: BinaryIO, cpu_seconds: int) -> None:
         header_bytes, payload_bytes = LENGTHS.unpack(lengths)
         header = json.loads(requests.read(header_bytes))
         _allow_seconds(cpu_seconds)
-        answer, pixels = _read(requests.read(payload_bytes), header["name"])
+        answer, pixels = _read(requests.read(payload_bytes), header["name"], header["kind"])
         text = json.dumps(answer).encode()
         answers.write(LENGTHS.pack(len(text), len(pixels)) + text)
         answers.write(pixels)

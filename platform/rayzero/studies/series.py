@@ -63,15 +63,22 @@ def read_series(files: Iterable[tuple[str, bytes]], count: int, image_id: str) -
     _check_one_grid(slices)
     normal = np.cross(slices[0].axes[0], slices[0].axes[1])
     slices.sort(key=lambda one: float(one.position @ normal))
-    first, last = slices[0], slices[-1]
     _check_steps(slices, normal)
-    # The course from the first slice to the last, so that a tilted gantry shows as shear.
-    along = (last.position - first.position) / (len(slices) - 1)
-    # Rows follow the second direction cosine: it points from row to row.
-    axes = (tuple(along), tuple(first.axes[1]), tuple(first.axes[0]))
-    step = float(along @ normal)
-    header = VolumeHeader(axes=axes, spacing_mm=(step, *first.spacing))
+    header = stack_header(np.array([one.position for one in slices]), slices[0].axes, slices[0].spacing)
     return volume_image(image_id, np.stack([one.hu for one in slices]), header, units_stated=True)
+
+
+def stack_header(positions: Array, axes: Array, spacing: tuple[float, float]) -> VolumeHeader:
+    """Axes and spacing of slices at ``positions`` (n, 3), in order along their normal, n at least 2.
+
+    ``axes`` (2, 3) are the directions along a row and along a column, ``spacing`` the step from row to row and from
+    column to column, in mm.
+    """
+    # The course from the first slice to the last, so that a tilted gantry shows as shear.
+    along = (positions[-1] - positions[0]) / (len(positions) - 1)
+    step = float(along @ np.cross(axes[0], axes[1]))
+    # Rows follow the second direction cosine: it points from row to row.
+    return VolumeHeader(axes=(tuple(along), tuple(axes[1]), tuple(axes[0])), spacing_mm=(step, *spacing))
 
 
 def _read_slice(name: str, data: bytes, count: int) -> _Slice:

@@ -87,14 +87,17 @@ class VolumeGeometry:
     size: tuple[int, int, int]
     step_mm: Triple
 
-    def restore(self, grid: Float) -> Float:
+    def restore(self, grid: Float, slices: slice = slice(None)) -> Float:
         """A map (d, h, w) over the whole input as (Z, Y, X) on the volume's own voxels, trilinear.
 
-        Voxels that the input's centre crop left out take the least value of the map: nothing was found there.
+        ``slices`` selects axial slices; the others are not computed. Voxels that the input's centre crop left out
+        take the least value of the map: nothing was found there.
         """
         pairs = [axis.back(cells) for axis, cells in zip(self.axes, grid.shape, strict=True)]
-        restored = _apply(np.ascontiguousarray(grid, dtype=np.float32), [weights for weights, _ in pairs])
+        along_z, along_y, along_x = (weights for weights, _ in pairs)
+        restored = _apply(np.ascontiguousarray(grid, dtype=np.float32), [along_z[slices], along_y, along_x])
         z, y, x = (covered for _, covered in pairs)
+        z = z[slices]
         if not (z.all() and y.all() and x.all()):
             restored[~(z[:, None, None] & y[:, None] & x)] = grid.min()
         return restored

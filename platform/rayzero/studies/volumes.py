@@ -33,11 +33,12 @@ def is_volume(data: bytes) -> bool:
     return data.startswith(_ZIP) or is_nifti(data)
 
 
-def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = None) -> Image:
+def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = None, anonymous: bool = False) -> Image:
     """The volume in ``data``: NIfTI (gzipped or not), a zip of one DICOM CT series, or ``.npz`` with the array ``ct``.
 
     ``name`` becomes the ``image_id``. ``header`` stands in for what a NIfTI file says of its geometry and scale, and
-    is needed for ``.npz``, which says nothing; a DICOM series speaks for itself. Raises StudyFileError.
+    is needed for ``.npz``, which says nothing; a DICOM series speaks for itself. ``anonymous`` keeps the names of an
+    archive's files, which may be a patient's, out of messages. Raises StudyFileError.
     """
     image_id = name or "volume"
     if is_nifti(data):
@@ -46,11 +47,13 @@ def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = No
         raise StudyFileError("open", f"the file holds no volume; give {ACCEPTED}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _read_archive(archive, image_id, header)
+            return _read_archive(archive, image_id, header, anonymous)
     except StudyFileError:
         raise
     except Exception as error:  # zipfile and its decompressors raise many types on damaged archives
-        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({brief(error)})") from error
+        # A library's own message names the file of the archive.
+        cause = type(error).__name__ if anonymous else brief(error)
+        raise StudyFileError("open", f"the zip archive is damaged or encrypted ({cause})") from error
 
 
 def is_litter(path: str) -> bool:
@@ -59,7 +62,7 @@ def is_litter(path: str) -> bool:
     return "__MACOSX" in parts or parts[-1].startswith(".") or parts[-1].upper() in ("DICOMDIR", "THUMBS.DB")
 
 
-def _read_archive(archive: zipfile.ZipFile, image_id: str, header: VolumeHeader | None) -> Image:
+def _read_archive(archive: zipfile.ZipFile, image_id: str, header: VolumeHeader | None, anonymous: bool) -> Image:
     members = [item for item in archive.infolist() if not item.is_dir() and not is_litter(item.filename)]
     total = sum(item.file_size for item in members)
     if total > _MAX_BYTES:
@@ -73,9 +76,9 @@ def _read_archive(archive: zipfile.ZipFile, image_id: str, header: VolumeHeader 
         return volume_image(image_id, _read_array(archive, header), header, units_stated=False)
 
     def slices() -> Iterator[tuple[str, bytes]]:
-        for item in members:
+        for place, item in enumerate(members, 1):
             # zipfile never yields more than the stated size, and checks the sum at the end.
-            yield item.filename[-80:], archive.read(item)
+            yield f"file {place} of the archive" if anonymous else item.filename[-80:], archive.read(item)
 
     return read_series(slices(), len(members), image_id)
 

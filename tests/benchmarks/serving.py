@@ -1,0 +1,186 @@
+"""The server against the bare model called in a loop, side by side in one run.
+
+python -m tests.benchmarks.serving [--bundle FOLDER] [--out FILE]
+
+Without --bundle an untrained RadZero at 224 pixels answers: what the server adds does not depend on what it learnt.
+Every request brings an image of its own, so nothing is answered from the caches of images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import ray
+import torch
+from PIL import Image as PillowImage
+from ray import serve
+
+from rayzero.alignment import registry
+from rayzero.bundle import save_bundle
+from rayzero.config import Config, VisionConfig
+from rayzero.studies.files import read_image
+from serve.app import start
+from serve.engine import Engine, ModelInput
+from serve.settings import AppArgs, Limits
+from tests.benchmarks.harness import Row, report
+
+_SIDE = 512
+_BATCH = 8
+_PROMPTS = ("There is pneumonia", "There is pleural effusion", "There is a lung nodule")
+# Requests in flight that keep the server busy: two batches and their successors.
+_CLIENTS = 24
+_LOAD, _SINGLES, _STEADY_S = 144, 20, 20
+
+
+def image(seed: int) -> bytes:
+    """A PNG of smooth noise, each seed its own."""
+    noise = np.random.default_rng(seed).integers(0, 255, (12, 12), dtype=np.uint8)
+    file = io.BytesIO()
+    picture = PillowImage.fromarray(noise).resize((_SIDE, _SIDE), PillowImage.Resampling.BICUBIC)
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+class Bare:
+    """The model without a server: the same reading, preparation, batches and scores, one after the other."""
+
+    def __init__(self, url: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.engine = Engine.load("bare", url, "cpu", 4096)
+
+    def batch(self, files: Sequence[bytes], prompts: Sequence[str]) -> list[Any]:
+        """Answers about a batch of files."""
+        bundle = self.engine._bundle
+        given = [ModelInput(bundle.prepare(read_image(data))[0]) for data in files]
+        return [self.engine.answer(features, prompts, maps=False) for features in self.engine.encode(given)]
+
+
+def serving(url: str, rounds: int) -> list[Row]:
+    """The rows of the table."""
+    address = start(_args(url), port=free_port())
+    with httpx.Client(base_url=address, timeout=120, trust_env=False) as http:
+        http.get("/readyz").raise_for_status()
+        seeds = iter(range(10**6))
+
+        def fresh(count: int) -> list[bytes]:
+            return [image(next(seeds)) for _ in range(count)]
+
+        def ask(data: bytes, prompts: Sequence[str] = _PROMPTS) -> float:
+            began = time.perf_counter()
+            response = http.post("/v1/query", files={"file": data}, data={"prompts": list(prompts)})
+            response.raise_for_status()
+            return time.perf_counter() - began
+
+        def median_ms(prompts: Sequence[str]) -> float:
+            return 1000 * _median([ask(data, prompts) for data in fresh(_SINGLES)])
+
+        bare = Bare(url, threads=_args(url).threads)
+        findings = [f"There is finding {number} of many" for number in range(192)]
+        for prompts in (_PROMPTS, findings, findings[:1]):
+            ask(fresh(1)[0], prompts)
+            bare.batch(fresh(1), prompts)
+
+        served, loop = _turns(
+            rounds, lambda: _saturated(ask, fresh(_LOAD)), lambda: _loop(bare, fresh(_LOAD), _BATCH, _PROMPTS)
+        )
+        single, alone = _turns(
+            rounds, lambda: median_ms(_PROMPTS), lambda: 1000 / _loop(bare, fresh(_SINGLES), 1, _PROMPTS)
+        )
+        latencies = _at_rate(ask, fresh(int(0.7 * served * _STEADY_S)), 0.7 * served)
+        p50, p99 = (1000 * float(np.quantile(latencies, q)) for q in (0.5, 0.99))
+        many, one = _turns(rounds, lambda: median_ms(findings), lambda: median_ms(findings[:1]))
+    return [
+        Row("requests/s under saturating load", served, loop, bar=0.9, better="higher"),
+        Row("one request, p50 ms", single, alone),
+        Row("added by the server, p50 ms", single - alone, bar=15.0),
+        Row("p99 over p50 at 70 % load, ms", p99, p50, bar=3.0),
+        Row("192 cached prompts over 1, p50 ms", many, one, bar=1.2),
+    ]
+
+
+def _args(url: str) -> AppArgs:
+    return AppArgs(bundles={"model": url}, limits=Limits(requests=2 * _CLIENTS), max_batch_size=_BATCH)
+
+
+def _saturated(ask: Callable[[bytes], float], files: Sequence[bytes]) -> float:
+    """Requests a second with many in flight."""
+    with ThreadPoolExecutor(_CLIENTS) as pool:
+        began = time.perf_counter()
+        list(pool.map(ask, files))
+        return len(files) / (time.perf_counter() - began)
+
+
+def _loop(bare: Bare, files: Sequence[bytes], size: int, prompts: Sequence[str]) -> float:
+    """Images a second of the bare model in batches of ``size``."""
+    began = time.perf_counter()
+    for place in range(0, len(files), size):
+        bare.batch(files[place : place + size], prompts)
+    return len(files) / (time.perf_counter() - began)
+
+
+def _at_rate(ask: Callable[[bytes], float], files: Sequence[bytes], rate: float) -> list[float]:
+    """Latencies of requests that arrive at random times, ``rate`` a second."""
+    gaps = np.random.default_rng(0).exponential(1 / rate, len(files))
+    with ThreadPoolExecutor(4 * _CLIENTS) as pool:
+        waiting = []
+        for data, gap in zip(files, gaps, strict=True):
+            time.sleep(gap)
+            waiting.append(pool.submit(ask, data))
+        return [one.result() for one in waiting]
+
+
+def _turns(rounds: int, ours: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
+    """The median of each, measured in turn."""
+    figures: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds):
+        for which in (0, 1) if turn % 2 == 0 else (1, 0):
+            figures[which].append((ours, other)[which]())
+    return _median(figures[0]), _median(figures[1])
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values))
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def untrained(folder: Path) -> str:
+    """A RadZero bundle that never learnt."""
+    torch.manual_seed(0)
+    config = registry.resolve(Config(vision=VisionConfig(resolution=224)))
+    return save_bundle(str(folder / "bundle"), registry.build(config), config, {})
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.serving", description=__doc__.split("\n")[0])
+    parser.add_argument("--bundle", help="folder of a radiograph bundle")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="file for the figures as JSON")
+    options = parser.parse_args()
+    ray.init(address="local", include_dashboard=False, logging_level="error")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = serving(options.bundle or untrained(Path(folder)), options.rounds)
+    serve.shutdown()
+    ray.shutdown()
+    note = f"{_SIDE} px PNG, batches of up to {_BATCH}, {_CLIENTS} clients; clients and server share the machine"
+    raise SystemExit(0 if report("serving", rows, options.out, note=note) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Results as DICOM: they open in pydicom and highdicom, and lie on their source."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from collections.abc import Iterator
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from fastapi.testclient import TestClient
+
+from rayzero.studies.sandbox import Sandbox
+from rayzero.studies.study import Mask
+from serve.api import create_api
+from serve.engine import Engine
+from serve.examples import ExampleSet
+from serve.service import Service
+from serve.settings import Limits
+from tests.serve.conftest import png
+from tests.serve.local import LocalClient
+from tests.studies.scans import chest, series, zipped
+
+PROMPTS = ["nodule", "pleural effusion"]
+
+
+@pytest.fixture(scope="module")
+def http(bundle_url: str, volume_bundle_url: str, reader: Sandbox) -> Iterator[TestClient]:
+    urls = {"films": bundle_url, "ct": volume_bundle_url}
+    models = [LocalClient(Engine.load(name, url, "cpu", cached_prompts=8)) for name, url in urls.items()]
+    service = Service(models, ExampleSet([]), Limits(), reader=reader)
+    with TestClient(create_api(service, token=None)) as client:
+        yield client
+
+
+def made(http: TestClient, file: bytes, **form: str) -> pydicom.FileDataset:
+    response = http.post("/v1/dicom", files={"file": ("x", file)}, data={"prompts": PROMPTS, **form})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/dicom"
+    return pydicom.dcmread(io.BytesIO(response.content))
+
+
+def masks(http: TestClient, file: bytes, **form: str) -> list[np.ndarray]:
+    answer = http.post("/v1/query", files={"file": file}, data={"prompts": PROMPTS, "maps": "mask", **form}).json()
+    runs = [one["map"]["mask"] for one in answer["results"]]
+    return [Mask(size=tuple(run["size"]), counts=tuple(run["counts"])).array() for run in runs]
+
+
+def median(http: TestClient, file: bytes, model: str) -> str:
+    """A threshold that parts the first finding's map."""
+    answer = http.post(
+        "/v1/query", files={"file": file}, data={"prompts": PROMPTS, "maps": "array", "model": model, "threshold": 0.5}
+    ).json()
+    grid = np.frombuffer(base64.b64decode(answer["results"][0]["map"]["values"]), "<f4")
+    return str(float(1 / (1 + np.exp(-np.median(grid)))))
+
+
+def test_a_segmentation_of_a_film_lies_on_it(http: TestClient, film: bytes) -> None:
+    source = pydicom.dcmread(io.BytesIO(film), stop_before_pixels=True)
+    level = median(http, film, "films")
+    seg = hd.seg.Segmentation.from_dataset(made(http, film, threshold=level))
+    assert (seg.StudyInstanceUID, seg.PatientID) == (source.StudyInstanceUID, source.PatientID)
+    assert (seg.Rows, seg.Columns) == (source.Rows, source.Columns)
+    assert [seg.get_segment_description(n).SegmentLabel for n in (1, 2)] == PROMPTS
+    pixels = seg.get_pixels_by_source_instance([source.SOPInstanceUID])
+    for number, mask in enumerate(masks(http, film, threshold=level)):
+        np.testing.assert_array_equal(pixels[0, :, :, number].astype(bool), mask)
+    assert pixels.any()
+
+
+def test_a_segmentation_of_a_series_lies_on_each_slice(http: TestClient, ct_series: bytes) -> None:
+    level = median(http, ct_series, "ct")
+    seg = hd.seg.Segmentation.from_dataset(made(http, ct_series, model="ct", threshold=level))
+    with zipfile.ZipFile(io.BytesIO(ct_series)) as archive:
+        slices = [pydicom.dcmread(io.BytesIO(archive.read(name))) for name in archive.namelist()]
+    assert seg.FrameOfReferenceUID == slices[0].FrameOfReferenceUID
+    slices.sort(key=lambda one: one.ImagePositionPatient[2])
+    pixels = seg.get_pixels_by_source_instance(
+        [one.SOPInstanceUID for one in slices], ignore_spatial_locations=False, assert_missing_frames_are_empty=True
+    )
+    found = masks(http, ct_series, model="ct", threshold=level)
+    for number, mask in enumerate(found):
+        # The phantom's slices lie on the lake's axes: rows to the back, columns to the left, stacked to the head.
+        np.testing.assert_array_equal(pixels[..., number].astype(bool), mask)
+    assert found[0].any()
+
+
+def test_a_series_in_another_orientation_is_met_in_its_own(http: TestClient) -> None:
+    # Columns run to the right and slices to the feet: the lake turns both, and the result turns back.
+    hu = chest()
+    files = {
+        f"{k}.dcm": data
+        for k, data in enumerate(
+            series(
+                hu,
+                ImageOrientationPatient=[-1, 0, 0, 0, 1, 0],
+                FrameOfReferenceUID="1.2.9",
+                StudyInstanceUID="1.2.8",
+                PixelSpacing=[20, 20],
+            ).values()
+        )
+    }
+    data = zipped(files)
+    level = median(http, data, "ct")
+    seg = hd.seg.Segmentation.from_dataset(made(http, data, model="ct", threshold=level))
+    slices = [pydicom.dcmread(io.BytesIO(one)) for one in files.values()]
+    slices.sort(key=lambda one: one.ImagePositionPatient[2])
+    pixels = seg.get_pixels_by_source_instance(
+        [one.SOPInstanceUID for one in slices], assert_missing_frames_are_empty=True
+    )
+    mask = masks(http, data, model="ct", threshold=level)[0]
+    np.testing.assert_array_equal(pixels[..., 0].astype(bool), mask[:, :, ::-1])
+    assert (mask != mask[:, :, ::-1]).any()
+
+
+def test_a_report_holds_the_probabilities(http: TestClient, film: bytes) -> None:
+    report = hd.sr.EnhancedSR.from_dataset(made(http, film, result="sr"))
+    content = hd.sr.MeasurementReport.from_sequence([report])
+    groups = content.get_image_measurement_groups()
+    answer = http.post("/v1/query", files={"file": film}, data={"prompts": PROMPTS}).json()
+    assert [group.finding_type.meaning for group in groups] == PROMPTS
+    values = [float(group.get_measurements()[0].value) for group in groups]
+    assert values == pytest.approx([one["probability"] for one in answer["results"]], rel=1e-5)
+    source = pydicom.dcmread(io.BytesIO(film), stop_before_pixels=True)
+    assert report.StudyInstanceUID == source.StudyInstanceUID
+
+
+def test_what_is_not_dicom_has_no_study_to_join(http: TestClient) -> None:
+    response = http.post("/v1/dicom", files={"file": png()}, data={"prompts": "nodule"})
+    assert (response.status_code, response.json()["type"]) == (422, "urn:rayzero:problem:unreadable-file")
