@@ -23,7 +23,8 @@ demo: .venv/installed
 test: .venv/installed lint
 	@echo "== Chromium, for the tests of the page"
 	infra/install-chromium
-	$(BIN)/python -m pytest
+	@# Two processes: one has the tests with Ray clusters (see tests/conftest.py), which mostly wait.
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 fast-test: .venv/installed
 	$(BIN)/python -m pytest -m "not cluster and not browser"

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import ray
 import yaml
@@ -24,6 +25,7 @@ from infra.local import cluster, processes
 from infra.local.components import client_environment
 from infra.local.settings import Settings, load
 from rayzero.training.export import export_run
+from tests.serve.conftest import png
 from tests.toys import toy_lake
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -205,8 +207,10 @@ def test_every_metric_of_the_dashboards_is_exported(running: Settings, server: s
     for expression in expressions:
         names |= set(re.findall(r"\bray_\w+", expression)) - {"ray_train_run_name"}
     assert len(names) > 20
-    # A refusal is counted only once there is one.
+    # What is counted is exported once it happened: a refusal, and a query by stage.
     assert status_of(f"{server}/v1/nothing") == 404
+    asked = httpx.post(f"{server}/v1/query", files={"file": png()}, data={"prompts": "nodule"}, timeout=60)
+    assert asked.status_code == 200, asked.text
     missing: set[str] = set()
 
     def complete() -> bool:
