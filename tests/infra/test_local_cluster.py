@@ -12,7 +12,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,8 @@ def test_pretraining_outlives_a_worker_node(running: Settings, root: Path) -> No
     assert job.returncode == 0, output[-4000:]
     steps = [int(step) for step in re.findall(r"step (\d+)/150", output)]
     assert steps[-1] == 150
-    assert any(later < earlier for earlier, later in pairwise(steps)), "no worker was lost"
+    # Not by steps that come twice: the lost node takes its last lines along.
+    assert len(set(re.findall(r"pid=(\d+)[^\n]*step \d+/150", output))) == 2, "no worker was lost"
     # The images compile none of DeepSpeed's ops: none may be wanted.
     assert not extensions.exists() or not list(extensions.rglob("*.so"))
     cluster.restart(running, victim)
