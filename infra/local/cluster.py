@@ -85,6 +85,9 @@ def restart(settings: Settings, name: str) -> None:
     """Start a component (again) and wait until it answers. Raises ClusterError when it does not."""
     component = _component(settings, name)
     processes.end(settings.mark, component.name)
+    if component.name == "head":
+        # Ray would take the other nodes' raylets, which name the head's address on this machine, for a running head.
+        (settings.temp / "ray_current_cluster").unlink(missing_ok=True)
     _await(settings, component, _start(settings, component))
 
 
