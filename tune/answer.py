@@ -65,7 +65,10 @@ class Repeated:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Trials, complete ones first and best first, and what follows from them."""
+    """Trials, complete ones first and best first, and what follows from them.
+
+    ``repeats_left`` counts runs with other seeds for which the time was too short.
+    """
 
     name: str
     objectives: tuple[Objective, ...]
@@ -73,6 +76,7 @@ class SweepResult:
     budget: Budget
     importance: dict[str, float]
     repeated: tuple[Repeated, ...] = ()
+    repeats_left: int = 0
 
     @property
     def metric(self) -> str:
@@ -137,6 +141,7 @@ def collect(
         budget=budget,
         importance=importance(trials, objectives[0]),
         repeated=repeated,
+        repeats_left=sum(not one.state.is_finished() for one in repeats.get_trials(deepcopy=False)) if repeats else 0,
     )
 
 
@@ -194,13 +199,20 @@ def _trial(frozen: FrozenTrial, error: str) -> Trial:
 
 
 def _repeated(trials: Sequence[Trial], repeats: optuna.Study, sign: float) -> tuple[Repeated, ...]:
+    """Trials with a figure for every seed: the mean of fewer may be luck."""
     by_number = {trial.number: trial for trial in trials}
     values: dict[int, list[float]] = {}
-    for frozen in repeats.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        values.setdefault(int(frozen.params["of"]), []).append(frozen.values[0])
+    short: set[int] = set()
+    for frozen in repeats.get_trials(deepcopy=False):
+        number = int(frozen.system_attrs["fixed_params"]["of"])
+        if frozen.state == TrialState.COMPLETE:
+            values.setdefault(number, []).append(frozen.values[0])
+        else:
+            short.add(number)
     rows = [
         Repeated(number, by_number[number].parameters, tuple(found), *mean_interval(found))
         for number, found in values.items()
+        if number not in short
     ]
     return tuple(sorted(rows, key=lambda row: sign * row.mean))
 

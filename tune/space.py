@@ -101,11 +101,27 @@ class Choice(Parameter):
         return trial.suggest_categorical(name, self.values)
 
 
+_LOWER_IS_BETTER = ("loss", "validation/loss", "time_total_s")
+
+
 class Objective(Settings):
     """A reported metric that decides, never one of a test set."""
 
     metric: str = "validation/macro_auroc"
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] = Field("max", description="By default what is better for the metric")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _better(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = {"mode": "min" if values.get("metric") in _LOWER_IS_BETTER else "max", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _is_better(self) -> Objective:
+        if self.metric in _LOWER_IS_BETTER and self.mode == "max":
+            raise ValueError(f"objective {self.metric!r}: the lower the better, so mode: max would keep the worst")
+        return self
 
 
 class Halving(Settings):
@@ -167,6 +183,10 @@ class Space(Settings):
                 raise ValueError(f"parameter {name!r} {_FIXED[name]}")
             if "." not in name and name not in self.follows:
                 raise ValueError(f"parameter {name!r} names no setting such as model.temperature, nor does follows")
+        for name, bundles in self.follows.items():
+            # Repeats are a space that varies the seed so.
+            for key in sorted({key for bundle in bundles.values() for key in bundle} & _FIXED.keys() - {"seed"}):
+                raise ValueError(f"follows.{name}: {key!r} {_FIXED[key]}")
         return self
 
     @model_validator(mode="after")

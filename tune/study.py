@@ -19,7 +19,8 @@ from ray.tune.search import Searcher
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from rayzero.config import ConfigError
+from rayzero.config import Config, ConfigError, dump_yaml, parse_config
+from rayzero.training.run import changed_settings
 from tune.budget import Budget
 from tune.space import Halving, Space
 
@@ -72,11 +73,20 @@ def _cause(error: BaseException) -> str:
 
 
 def open_study(
-    storage: optuna.storages.RDBStorage, name: str, space: Space, budget: Budget, *, seed: int, resume: bool
+    storage: optuna.storages.RDBStorage,
+    name: str,
+    space: Space,
+    budget: Budget,
+    base: Config,
+    lake: str,
+    *,
+    resume: bool,
 ) -> optuna.Study:
     """The study ``name``: a new one, or with ``resume`` the one that is there.
 
-    Raises ConfigError when a new one is there already, when there is none to resume, or when that had another space.
+    ``base`` is the run that its trials vary, ``lake`` the fingerprint of the lake. Raises ConfigError when a new one is
+    there already, when there is none to resume, or when that had another space, run or lake: its trials would not
+    compare.
     """
     known = name in optuna.study.get_all_study_names(storage)
     if known and not resume:
@@ -91,15 +101,23 @@ def open_study(
         study_name=name,
         storage=storage,
         load_if_exists=True,
-        sampler=_sampler(space, seed + drawn),
+        sampler=_sampler(space, base.seed + drawn),
         pruner=_pruner(space.halving, budget),
         directions=["maximize" if objective.mode == "max" else "minimize" for objective in space.objectives],
     )
+    began = study.user_attrs
     text = space.model_dump_json(exclude={"trials", "hours", "retries", "max_concurrent", "repeats"})
-    before = study.user_attrs.get("space", text)
-    if before != text:
+    if began.get("space", text) != text:
         raise ConfigError(f"sweep {name!r} began with another space: repeat that one, or choose another --name")
-    study.set_user_attr("space", text)
+    changed = changed_settings(parse_config(began["settings"]), base) if "settings" in began else []
+    if changed:
+        raise ConfigError(
+            f"sweep {name!r} began with other settings ({', '.join(changed)}): repeat them, or choose another --name"
+        )
+    if began.get("lake", lake) != lake:
+        raise ConfigError(f"sweep {name!r} began on another version of the lake: choose another --name for this one")
+    for key, value in (("space", text), ("settings", dump_yaml(base)), ("lake", lake)):
+        study.set_user_attr(key, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([objective.metric for objective in space.objectives])

@@ -27,9 +27,10 @@ from rayzero.evaluation.report import write_pages
 from rayzero.storage import open_url
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
+from rayzero.studies.study import Split
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
-from rayzero.training.run import pretrain
+from rayzero.training.run import absolute, pretrain
 from tune.answer import SweepResult, Trial, collect
 from tune.budget import Budget, plan
 from tune.report import preset_text, report_files
@@ -49,6 +50,7 @@ from tune.trial import run_trial
 
 # A trial's driver only waits for its Ray Train run.
 _DRIVER_CPUS = 0.1
+_SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def prepare(space: Space, name: str, overrides: Sequence[str] = (), *, database:
     preset = registry.resolve(preset_config(space.preset, overrides))
     given = {text.split("=")[0] for text in overrides}
     kept = {key: value for key, value in space.overrides.items() if key not in given}
-    base = override(preset, {**kept, "name": name})
+    # Tune runs each trial in a directory of its own.
+    base = absolute(override(preset, {**kept, "name": name}))
     extremes = [override(base, space.settings(chosen)) for chosen in ({}, *space.corners())]
     for config in extremes:
         registry.resolve(config)
@@ -135,7 +138,7 @@ def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     budget = _budget(sweep, lake)
     storage = open_storage(sweep.database)
-    study = open_study(storage, sweep.name, sweep.space, budget, seed=sweep.base.seed, resume=resume)
+    study = open_study(storage, sweep.name, sweep.space, budget, sweep.base, lake.fingerprint, resume=resume)
     _warm_features(sweep, lake)
     deadline = None if sweep.space.hours is None else time.monotonic() + 3600 * sweep.space.hours
     _run_trials(sweep, study, budget, f"{sweep.folder}/trials", deadline)
@@ -145,7 +148,7 @@ def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
         why = next((trial.error for trial in result.trials if trial.error), "their time was up; --resume continues")
         raise ConfigError(f"no trial of sweep {sweep.name!r} finished: {why}")
     if sweep.space.repeats and not result.of("unfinished"):
-        repeats = _repeat(sweep, result, storage, budget, deadline)
+        repeats = _repeat(sweep, lake, result, storage, budget, deadline)
         result = collect(study, sweep.space.objectives, budget, repeats)
     preset = override(sweep.preset, sweep.space.settings(result.best.parameters))
     files = report_files(result, command=f"optuna-dashboard {shown(sweep.database)}")
@@ -218,7 +221,12 @@ def _last_line(error: Exception) -> str:
 
 
 def _repeat(
-    sweep: Sweep, result: SweepResult, storage: optuna.storages.RDBStorage, budget: Budget, deadline: float | None
+    sweep: Sweep,
+    lake: Lake,
+    result: SweepResult,
+    storage: optuna.storages.RDBStorage,
+    budget: Budget,
+    deadline: float | None,
 ) -> optuna.Study:
     """Run the best trials with seeds that the sweep did not use, as a study of its own."""
     assert sweep.space.repeats is not None
@@ -228,7 +236,7 @@ def _repeat(
     label = "repeats-" + "-".join(best)
     name = f"{sweep.name}.{label}"
     known = name in optuna.study.get_all_study_names(storage)
-    study = open_study(storage, name, space, budget, seed=sweep.base.seed, resume=known)
+    study = open_study(storage, name, space, budget, sweep.base, lake.fingerprint, resume=known)
     print(f"repeating trials {', '.join(best)} with {sweep.space.repeats.seeds} seeds each", flush=True)
     _run_trials(replace(sweep, space=space), study, Budget(budget.images, None), f"{sweep.folder}/{label}", deadline)
     return study
@@ -303,7 +311,7 @@ def _warm_features(sweep: Sweep, lake: Lake) -> None:
     for point in points:
         key(point)
     for config in caches.values():
-        training_sources(config, lake, ["train", "validation"])
+        training_sources(config, lake, [split for split in _SPLITS if split in lake.splits])
 
 
 def describe(trial: Trial, metrics: Sequence[str]) -> str:
@@ -327,8 +335,8 @@ def run(arguments: Sequence[str]) -> None:
     connect()
     result = run_sweep(sweep, resume=options.resume)
     print(f"best    {describe(result.best, [objective.metric for objective in result.objectives])}")
-    if result.of("unfinished"):
-        print(f"left    {len(result.of('unfinished'))} trials were put off; --resume continues them")
+    if left := len(result.of("unfinished")) + result.repeats_left:
+        print(f"left    {left} trials were put off; --resume continues them")
     print(f"report  {sweep.folder}/report.html\npreset  {sweep.folder}/best.yaml")
     print(f"trials  optuna-dashboard {shown(sweep.database)}\n        tensorboard --logdir {sweep.folder}/tune")
     if options.train_winner:

@@ -17,7 +17,7 @@ from rayzero.studies.loading import Source, lake_source, plan, read_examples
 from rayzero.studies.study import Report
 from rayzero.training import engine
 from rayzero.training.features import cache_key
-from rayzero.training.run import _absolute
+from rayzero.training.run import absolute
 from tests.encoders.tiny import tiny_bert
 from tests.toys import toy_lake, toy_study
 
@@ -126,8 +126,10 @@ def test_local_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "encoder").mkdir()
     config = load_config(None, ["storage=runs", "data.lake=s3://bucket/lake", "text.encoder=encoder"])
-    absolute = _absolute(config)
-    assert absolute.storage == str(tmp_path / "runs")
-    assert absolute.data.lake == "s3://bucket/lake"
-    assert absolute.text.encoder == str(tmp_path / "encoder")
-    assert (absolute.data.cache, absolute.vision.encoder) == ("", config.vision.encoder)
+    found = absolute(config)
+    assert found.storage == str(tmp_path / "runs")
+    assert found.data.lake == "s3://bucket/lake"
+    assert found.text.encoder == str(tmp_path / "encoder")
+    assert (found.data.cache, found.vision.encoder) == ("", config.vision.encoder)
+    alta = absolute(load_config(None, ["system=alta", "model.mrm=bundles/mrm"]))
+    assert alta.model["mrm"] == str(tmp_path / "bundles" / "mrm")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 
+import optuna
 import pytest
 
 from jobs.command import preset_config
 from rayzero.config import parse_config
-from tune.answer import Repeated, SweepResult, Trial, importance, mean_interval
+from tune.answer import Repeated, SweepResult, Trial, collect, importance, mean_interval
 from tune.budget import Budget
 from tune.report import preset_text, report_files
 from tune.space import FloatRange, Objective, Repeats, Space
@@ -81,6 +82,23 @@ def test_repeats_are_the_best_with_seeds_of_their_own() -> None:
     assert [(one["model.temperature"], one["seed"]) for one in settings] == [
         (0.04, 43), (0.04, 44), (0.02, 43), (0.02, 44)
     ]  # fmt: skip
+
+
+def test_a_trial_that_lacks_a_seed_is_not_ranked_by_the_others() -> None:
+    study, repeats = optuna.create_study(direction="maximize"), optuna.create_study(direction="maximize")
+    for value in (0.8, 0.7):
+        trial = study.ask({"model.temperature": optuna.distributions.FloatDistribution(0.01, 1.0)})
+        study.tell(trial, value)
+    choices = {"of": optuna.distributions.CategoricalDistribution(["0", "1"])}
+    choices["repeat"] = optuna.distributions.CategoricalDistribution([1, 2])
+    for number in ("0", "1"):
+        for seed in (1, 2):
+            repeats.enqueue_trial({"of": number, "repeat": seed})
+    for value in (0.8, 0.9, 0.99):
+        repeats.tell(repeats.ask(choices), value)
+    result = collect(study, (AUROC,), Budget(900, None), repeats)
+    assert [(one.number, one.values) for one in result.repeated] == [(0, (0.8, 0.9))]
+    assert (result.best.number, result.repeats_left) == (0, 1)
 
 
 def test_the_page_and_its_numbers() -> None:

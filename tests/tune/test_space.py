@@ -8,9 +8,10 @@ import optuna
 import pytest
 
 from rayzero.config import ConfigError, override
-from tune.budget import plan
+from tune.budget import Budget, plan
 from tune.space import Halving, load_space
 from tune.sweep import Sweep, prepare
+from tune.trial import trial_config
 
 SPACES = Path(__file__).parents[2] / "tune" / "spaces"
 
@@ -51,6 +52,11 @@ TEXTS = "data.texts: {type: choice, values: [sentences, caption]}"
         ("parameters: {data.texts: {type: choice, values: [caption, caption]}}", "names one twice"),
         ("parameters: {training.steps: {type: int, low: 1, high: 2}}", "is the budget"),
         ("parameters: {seed: {type: int, low: 1, high: 2}}", "is the sweep's"),
+        (
+            "parameters: {loss: {type: choice, values: [a]}}\nfollows: {loss: {a: {training.steps: 3}}}",
+            "follows.loss: 'training.steps' is the budget",
+        ),
+        (f"parameters: {{{TEMPERATURE}}}\nobjectives: [{{metric: loss, mode: max}}]", "the lower the better"),
         ("parameters: {loss: {type: choice, values: [a, b]}}", "names no setting"),
         (f"parameters: {{{TEMPERATURE}}}\ntrails: 3", "did you mean 'trials'?"),
         (f"parameters: {{{TEMPERATURE}}}\nobjectives: [{{metric: validation/auroc}}]", "'validation/macro_auroc'?"),
@@ -162,3 +168,19 @@ def test_halving_that_does_not_fit_the_run_is_refused(tmp_path: Path) -> None:
         plan(
             override(base, {"training.steps": 4, "training.warmup_steps": 0}), Halving(), examples=500, largest_batch=48
         )
+
+
+def test_objectives_are_better_where_their_metric_is(tmp_path: Path) -> None:
+    text = f"parameters: {{{TEMPERATURE}}}\nobjectives: [{{metric: loss}}, {{metric: images_per_second}}]"
+    assert [one.mode for one in prepared(text, tmp_path).space.objectives] == ["min", "max"]
+
+
+def test_trials_find_folders_that_were_given_relative_to_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = prepare(load_space(SPACES / "laptop.yaml"), "laptop", ["data.lake=data/lake", "storage=runs"])
+    config = trial_config(sweep.space, sweep.base, Budget(320, None), {}, number=3, folder=f"{sweep.folder}/trials")
+    assert config.data.lake == str(tmp_path / "data" / "lake")
+    assert config.data.cache == str(tmp_path / "runs" / "cache")
+    assert config.storage == str(tmp_path / "runs" / "sweeps" / "laptop" / "trials")

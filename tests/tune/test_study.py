@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from rayzero.config import ConfigError
+from rayzero.config import Config, ConfigError, load_config, override
 from tune.budget import Budget
 from tune.space import Choice, FloatRange, Halving, Objective, Space
 from tune.study import FINISHED, NUMBER, StudySearch, begun, open_storage, open_study, unfinished
@@ -24,9 +24,14 @@ SPACE = Space(
 )
 
 
-def study_at(folder: Path, space: Space = SPACE, *, resume: bool = False) -> optuna.Study:
+BASE = load_config(None, ["seed=0", "training.steps=30"])
+
+
+def study_at(
+    folder: Path, space: Space = SPACE, *, base: Config = BASE, lake: str = "lake", resume: bool = False
+) -> optuna.Study:
     storage = open_storage(f"sqlite:///{folder}/optuna.db")
-    return open_study(storage, "small", space, BUDGET, seed=0, resume=resume)
+    return open_study(storage, "small", space, BUDGET, base, lake, resume=resume)
 
 
 def report(value: float, images: int, **more: Any) -> dict[str, Any]:
@@ -127,4 +132,9 @@ def test_a_sweep_is_begun_once_and_resumed_with_its_own_space(tmp_path: Path) ->
         study_at(tmp_path)
     with pytest.raises(ConfigError, match="began with another space"):
         study_at(tmp_path, SPACE.model_copy(update={"start": ()}), resume=True)
-    study_at(tmp_path, SPACE.model_copy(update={"trials": 99}), resume=True)
+    with pytest.raises(ConfigError, match=r"other settings \(training.lr, training.steps\)"):
+        study_at(tmp_path, base=override(BASE, {"training.steps": 90, "training.lr": 1.0}), resume=True)
+    with pytest.raises(ConfigError, match="another version of the lake"):
+        study_at(tmp_path, lake="another", resume=True)
+    carried_out_otherwise = override(BASE, {"training.cpus_per_worker": 0.25})
+    study_at(tmp_path, SPACE.model_copy(update={"trials": 99}), base=carried_out_otherwise, resume=True)

@@ -240,4 +240,4 @@ def _build(config: Config) -> Alta:
     return Alta(vision, text, decoder, settings, config.text.trainable_layers)
 
 
-register("alta", System(AltaSettings, _build, inputs=("study", "radiograph"), needs_pixels=True))
+register("alta", System(AltaSettings, _build, inputs=("study", "radiograph"), needs_pixels=True, folders=("mrm",)))

@@ -17,7 +17,8 @@ class System:
     """A registered system: the settings it reads from ``model.*`` and what builds it from a run's config.
 
     ``inputs`` are the values of ``data.input`` that it reads. ``needs_pixels``: its loss reads the images themselves,
-    beside cached features. ``answers``: it is an ``AlignmentModel``, and answers queries.
+    beside cached features. ``answers``: it is an ``AlignmentModel``, and answers queries. ``folders`` are the settings
+    of ``model`` that name a folder or URL.
     """
 
     settings: type[Settings]
@@ -25,6 +26,7 @@ class System:
     inputs: tuple[Input, ...] = ("radiograph",)
     needs_pixels: bool = False
     answers: bool = True
+    folders: tuple[str, ...] = ()
 
 
 _SYSTEMS: dict[str, System] = {}

@@ -69,7 +69,7 @@ def pretrain(
     Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable, and
     TrainingError when training fails more often than training.max_failures allows.
     """
-    config = _absolute(registry.resolve(config))
+    config = absolute(registry.resolve(config))
     lake = _open(config)
     follows = config.training.schedule == "plateau" or config.training.early_stopping
     if follows and "validation" not in lake.splits:
@@ -139,9 +139,10 @@ def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallbac
     )
 
 
-def _absolute(config: Config) -> Config:
+def absolute(config: Config) -> Config:
     """``config`` with its local folders made absolute: workers run in directories of their own."""
     folders = {"storage": config.storage, "data.cache": config.data.cache, "data.lake": config.data.lake}
+    folders |= {f"model.{name}": config.model.get(name, "") for name in registry.find_system(config).folders}
     local = {key: str(Path(value).resolve()) for key, value in folders.items() if value and "://" not in value}
     for key, encoder in (("vision.encoder", config.vision.encoder), ("text.encoder", config.text.encoder)):
         if Path(encoder).is_dir():
@@ -167,8 +168,7 @@ def _check_same_run(config: Config, lake: Lake) -> None:
         before = parse_config(fs.cat_file(f"{root}/config.yaml").decode())
     except ConfigError as error:
         raise ConfigError(f"{root}/config.yaml: {error}; choose another name=...") from None
-    changed = _differences(before.model_dump(mode="json"), config.model_dump(mode="json"))
-    changed = [key for key in changed if key not in _MAY_CHANGE]
+    changed = changed_settings(before, config)
     if changed:
         raise ConfigError(
             f"run {config.name!r} in {config.storage} began with other settings ({', '.join(changed)}); "
@@ -223,6 +223,12 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def changed_settings(before: Config, now: Config) -> list[str]:
+    """Names of the settings that differ and decide what is computed."""
+    found = _differences(before.model_dump(mode="json"), now.model_dump(mode="json"))
+    return [key for key in found if key not in _MAY_CHANGE]
 
 
 def _differences(left: Any, right: Any, prefix: str = "") -> list[str]:
