@@ -1,0 +1,38 @@
+// Runs once, when the page has loaded. Everything here outlives redraws: listeners sit on elements that stay.
+(() => {
+  if (window.rayzero) return;
+  const root = document.documentElement;
+  window.rayzero = {
+    opacity(percent) { root.style.setProperty('--rz-opacity', percent / 100); },
+    window(level, width) {
+      const slope = 256 / Math.max(width, 1);
+      const intercept = -(level - width / 2) / Math.max(width, 1);
+      for (const channel of document.querySelectorAll('#rz-window feComponentTransfer > *')) {
+        channel.setAttribute('slope', slope);
+        channel.setAttribute('intercept', intercept);
+      }
+    },
+    save(file) {
+      if (!file || !file.data) return;
+      const link = document.createElement('a');
+      link.href = `data:${file.type};base64,${file.data}`;
+      link.download = file.name;
+      link.click();
+    },
+  };
+
+  // A tab is a place: the address names it, and the browser's back and forward move between tabs.
+  const tabs = () => [...document.querySelectorAll('[role=tab]')];
+  const named = (tab) => tab.textContent.trim().toLowerCase();
+  const open = () => {
+    const wanted = location.hash.slice(1) || 'query';
+    const tab = tabs().find((one) => named(one) === wanted);
+    if (tab && tab.getAttribute('aria-selected') !== 'true') tab.click();
+  };
+  document.addEventListener('click', (event) => {
+    const tab = event.isTrusted && event.target.closest('[role=tab]');
+    if (tab && location.hash.slice(1) !== named(tab)) history.pushState(null, '', `#${named(tab)}`);
+  });
+  window.addEventListener('popstate', open);
+  open();
+})
