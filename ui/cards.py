@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -22,6 +22,17 @@ _READS = {
     "volume": "a chest CT",
 }
 _METRIC_WORDS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "iou": "IoU"}
+
+
+def cards(models: Sequence[Mapping[str, Any]], chosen: str | None) -> str:
+    """The card of the chosen model, and those of the others to unfold."""
+    first = next((model for model in models if model["name"] == chosen), models[0])
+    others = "".join(
+        f"<details class='rz-more'><summary>{escape(model['name'])}</summary>{card(model)}</details>"
+        for model in models
+        if model is not first
+    )
+    return card(first) + (f"<h3>The other models of this server</h3>{others}" if others else "")
 
 
 def card(model: Mapping[str, Any]) -> str:

@@ -111,7 +111,7 @@ class Server:
         """Sentences of the example reports, or of an index, that fit an image."""
         return self._ask("/v1/retrieve", image, {"count": count, **_named(index)}, model)
 
-    def images(self, text: str, model: str | None, index: str | None, count: int = 12) -> dict[str, Any]:
+    def images(self, text: str, model: str | None, index: str | None, count: int = 9) -> dict[str, Any]:
         """Example images, or images of an index, that fit a text."""
         return self._ask("/v1/retrieve", None, {"text": text, "count": count, **_named(index)}, model)
 

@@ -21,10 +21,10 @@ from ui.viewer import GetSlice, base_slice
 Format = Literal["png", "json", "seg", "sr"]
 
 FORMATS: dict[str, Format] = {
-    "PNG picture": "png",
-    "JSON answer": "json",
-    "DICOM segmentation": "seg",
-    "DICOM report": "sr",
+    "PNG": "png",
+    "JSON": "json",
+    "DICOM SEG": "seg",
+    "DICOM SR": "sr",
 }
 
 _SIDE = 1024

@@ -18,7 +18,7 @@ def header() -> str:
     channels = "".join(f'<feFunc{c} type="linear" slope="1" intercept="0"/>' for c in "RGB")
     return (
         '<header class="rz-header"><div><h1>RayZero <span>reading room</span></h1>'
-        "<p>Ask a chest film or CT for findings in your own words; see how likely each is, and where.</p></div>"
+        "<p>Findings in your own words: how likely, and where.</p></div>"
         f'<p class="rz-notice" role="note">{NOTICE} Use de-identified images.</p></header>'
         '<svg width="0" height="0" aria-hidden="true" style="position:absolute"><filter id="rz-window" '
         f'color-interpolation-filters="sRGB"><feComponentTransfer>{channels}</feComponentTransfer></filter></svg>'
@@ -80,12 +80,13 @@ def chip(shade: str) -> str:
 
 
 def meter(value: float, label: str, shade: str, mark: float | None = None) -> str:
-    """A bar from 0 to 100 % with its figure; ``mark`` draws a line across it."""
+    """A bar from 0 to 1 with its figure: a percentage, or of a map, with a line at its threshold ``mark``, plain."""
     line = "" if mark is None else f'<b style="left:{100 * mark:.1f}%"></b>'
+    told = percent(value) if mark is None else f'<span class="rz-percent">{value:.2f}</span>'
     return (
         f'<span class="rz-meter" role="meter" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{100 * value:.0f}"><i style="width:{100 * value:.1f}%;background:{shade}"></i>{line}</span>'
-        f"{percent(value)}"
+        f"{told}"
     )
 
 

@@ -162,12 +162,13 @@ class Handlers:
         compared = session.comparison
         if compared is None:
             return fragments.hint("The two readings appear here, side by side.")
-        known = compared.right.reading.find(label) or compared.right.reading.ranked[0]
-        left, right = (
-            viewer.small(side.reading, side.study, known.label, look, self.server.slice)
-            for side in (compared.left, compared.right)
-        )
-        return results.comparison(compared, known.label, (left, right))
+        known = compared.right.reading.find(label) or compared.pairs[0][1]
+        pictures = []
+        for side in (compared.left, compared.right):
+            # Of two models each has a threshold of its own.
+            own = look if compared.of_time else replace(look, threshold=side.reading.threshold)
+            pictures.append(viewer.small(side.reading, side.study, known.label, own, self.server.slice))
+        return results.comparison(compared, known.label, (pictures[0], pictures[1]))
 
     def sentences(self, session: Session, model: str | None, index: str | None) -> str:
         """Sentences of reports that fit the study. Raises ServerError."""

@@ -39,7 +39,7 @@ class Look:
     labelled: tuple[str, ...] = ()
     threshold: float = 0.5
     colours: str = "turbo"
-    stretch: bool = False
+    stretch: bool = True
     contour: bool = True
     box: bool = True
     peak: bool = True
@@ -74,7 +74,7 @@ def heat_layer(values: Float, look: Look, span: tuple[float, float] | None = Non
     pixels = np.asarray(matplotlib.colormaps[look.colours](shown)) * 255.0
     # A ramp a few grey levels wide in place of a hard edge, and more colour where the map is stronger.
     edge = np.clip((values - look.threshold) / 0.02, 0.0, 1.0)
-    pixels[..., 3] = 255.0 * edge * (0.4 + 0.6 * shown)
+    pixels[..., 3] = 255.0 * edge * (0.1 + 0.9 * shown if look.stretch else 0.4 + 0.6 * shown)
     return Layer(pixels.astype(np.uint8), low, high)
 
 

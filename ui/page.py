@@ -91,7 +91,7 @@ class Page:
         self.view = gr.HTML(hint, js_on_load=(_HERE / "viewer.js").read_text(), apply_default_css=False, elem_id="view")
         with gr.Row(visible=False) as self.leafing:
             self.sliders = {
-                plane: gr.Slider(0, 1, 0, step=1, label=plane.capitalize(), elem_id=plane, min_width=150)
+                plane: gr.Slider(0, 1, 0, step=1, label=plane.capitalize(), elem_id=plane, min_width=150, buttons=[])
                 for plane in PLANES
             }
             self.to_peak = gr.Button("Jump to the peak", elem_id="to-peak", size="sm", min_width=120)
@@ -110,21 +110,24 @@ class Page:
         self.labelled = gr.CheckboxGroup([], label="Labels of", elem_id="labelled", visible=False)
         with gr.Row():
             self.opacity = gr.Slider(0, 100, 55, step=1, label="Opacity, %", elem_id="opacity", min_width=180)
-            self.threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", elem_id="threshold", min_width=180)
+            self.threshold = gr.Slider(
+                0, 1, 0.5, step=0.01, label="Threshold", elem_id="threshold", min_width=180, buttons=[]
+            )
         with gr.Row():
             scales = [("0 to 1", "fixed"), ("its own range", "stretch")]
-            self.scale = gr.Radio(scales, value="fixed", label="Colour scale", min_width=180, elem_id="scale")
+            self.scale = gr.Radio(scales, value="stretch", label="Colour scale", min_width=180, elem_id="scale")
             self.marks = gr.CheckboxGroup(_MARKS, value=_MARKS, label="Marks", min_width=180, elem_id="marks")
         self.window = gr.Radio(_WINDOWS, value="lung", label="CT window", visible=False, elem_id="window")
         with gr.Row(visible=False) as self.grey:
             self.level = gr.Slider(0, 255, 128, step=1, label="Window level", elem_id="level", min_width=180)
             self.width = gr.Slider(1, 512, 256, step=1, label="Window width", elem_id="width", min_width=180)
+        gr.HTML(fragments.section("Save"))
         with gr.Row(elem_classes="rz-save"):
             self.saves = {
-                form: gr.Button(name, size="sm", min_width=110, elem_id=f"save-{form}")
+                form: gr.Button(name, size="sm", min_width=70, elem_id=f"save-{form}")
                 for name, form in exports.FORMATS.items()
             }
-        self.saved = gr.JSON(visible="hidden", elem_id="saved")
+        self.saved = gr.JSON(elem_id="saved", elem_classes="rz-none", show_label=False)
         self.save_error = gr.HTML(visible=False, elem_id="save-error")
         self.look = [
             *(self.mode, self.heat, self.labelled, self.threshold, self.colours, self.scale, self.marks),
@@ -142,7 +145,7 @@ class Page:
             with gr.Column(min_width=300):
                 gr.HTML("<h3>This image against a prior one</h3>")
                 self.prior = gr.Dropdown([], label="A prior of the examples", elem_id="prior")
-                self.prior_file = gr.File(label="or your own prior", height=96, elem_id="prior-file")
+                self.prior_file = gr.File(label="Or your own prior", height=128, elem_id="prior-file")
         self.compare_error = gr.HTML(visible=False, elem_id="compare-error")
         self.compared = gr.HTML(
             fragments.hint("The two readings appear here, side by side."),
@@ -169,7 +172,7 @@ class Page:
                         elem_id="text",
                         scale=3,
                     )
-                    self.find_images = gr.Button("Search images", scale=1, min_width=120, elem_id="find-images")
+                    self.find_images = gr.Button("Search images", scale=1, min_width=160, elem_id="find-images")
                 self.hits = gr.HTML(fragments.hint("Ranked images appear here."), elem_id="hits")
 
     def _wire(self) -> None:
@@ -214,7 +217,8 @@ class Page:
         )
         for then in (*(self.ask.click, self.findings.submit, self.model.input, picked.then, taken.then),):
             then(self._ask, asked, self._answer, show_progress_on=[self.view, self.bars])
-        self.model.input(self._choose_model, [self.session, self.model], [self.further, *self.companions.values()])
+        changed = [self.further, *self.companions.values(), self.about, self.words]
+        self.model.input(self._change_model, [self.session, self.model], changed, show_progress="hidden")
         for name, file in self.companions.items():
             for event in (file.upload, file.clear):
                 added = event(
@@ -252,9 +256,9 @@ class Page:
             trigger_mode="always_last",
         )
         # These two never leave the browser.
-        self.opacity.input(None, self.opacity, None, js="(percent) => window.rayzero.opacity(percent)")
+        self.opacity.change(None, self.opacity, None, js="(percent) => window.rayzero.opacity(percent)")
         gr.on(
-            [self.level.input, self.width.input],
+            [self.level.change, self.width.change],
             None,
             [self.level, self.width],
             None,
@@ -309,7 +313,7 @@ class Page:
             self.timer: gr.Timer(active=False),
             self.gallery: gallery,
             self.words: json.dumps(self.handlers.vocabulary(session, model)),
-            self.about: "".join(cards.card(known) for known in session.models),
+            self.about: cards.cards(session.models, self.handlers.fitting_model(session, model)),
             self.index: gr.Dropdown(
                 [("the examples", ""), *((known["name"], known["name"]) for known in session.indexes)],
                 value="",
@@ -343,6 +347,13 @@ class Page:
         updates: Updates = {name: gr.File(visible=key in reads) for key, name in self.companions.items()}
         return {self.further: gr.Accordion(visible=bool(reads)), **updates}
 
+    def _change_model(self, session: Session, model: str | None) -> Updates:
+        return {
+            **self._choose_model(session, model),
+            self.about: cards.cards(session.models, model),
+            self.words: json.dumps(self.handlers.vocabulary(session, model)),
+        }
+
     def _pick(self, session: Session, findings: str, model: str | None, event: gr.EventData) -> Updates:
         session, findings = self.handlers.pick(session, str(event.pick), findings)
         return {**self._chosen(session, model), self.findings: findings}
@@ -366,6 +377,7 @@ class Page:
             return {self.error: gr.HTML(fragments.error_box(error), visible=True)}
 
     def _ask(self, session: Session, findings: str, model: str | None, *look: Any) -> Updates:
+        new = session.reading is None
         try:
             session = self.handlers.ask(session, findings, model)
         except ServerError as error:
@@ -373,7 +385,7 @@ class Page:
         reading = session.reading
         assert reading is not None
         ranked = [finding.label for finding in reading.ranked]
-        seen = read_look(*look)
+        seen = replace(read_look(*look), **({"heat": None, "labelled": ()} if new else {}))
         heat = seen.heat if seen.heat in ranked else ranked[0]
         labelled = [name for name in seen.labelled if name in ranked] or ranked[:3]
         seen = replace(seen, heat=heat, labelled=tuple(labelled), threshold=round(reading.threshold, 2))

@@ -40,18 +40,17 @@ def comparison(compared: Comparison, label: str | None, pictures: tuple[str, str
         f"<div><h3>{escape(side.name)}</h3>{picture}</div>"
         for side, picture in zip((left, right), pictures, strict=True)
     )
-    pairs = [(mine, other) for mine in right.reading.findings if (other := left.reading.find(mine.label))]
-    pairs.sort(key=lambda pair: -abs(pair[0].probability - pair[1].probability))
-    rows = "".join(_change(compared, mine, other, mine.label == label) for mine, other in pairs)
+    pairs = compared.pairs
+    rows = "".join(_change(compared, now, before, now.label == label) for before, now in pairs)
     told = "What changed" if compared.of_time else "Where they differ"
-    heads = "".join(f"<th scope='col'>{escape(name)}</th>" for name in (left.name, right.name, "Change, points"))
+    heads = "".join(f"<th scope='col'>{escape(name)}</th>" for name in (left.short, right.short, "Change, points"))
     uneven = left.reading.calibrated != right.reading.calibrated
     caution = " One of the two is calibrated, the other is not: compare the order rather than the figures."
     return (
         f'<div class="rz-two">{sides}</div><section>{section(told)}<div class="rz-scroll" tabindex="0">'
         f'<table class="rz-table"><thead><tr><th scope="col">Finding</th>{heads}<th scope="col"></th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        f'<p class="rz-foot">{_summary(compared, pairs)}{caution if uneven else ""} {NOTICE}</p></section>'
+        f'<p class="rz-foot">{_summary(compared)}{caution if uneven else ""} {NOTICE}</p></section>'
     )
 
 
@@ -107,15 +106,20 @@ def _said(hit: Mapping[str, Any], examples: Mapping[str, Mapping[str, Any]]) -> 
     return "".join(out)
 
 
-def _change(compared: Comparison, mine: Finding, other: Finding, chosen: bool) -> str:
-    change = mine.probability - other.probability
+def _change(compared: Comparison, now: Finding, before: Finding, chosen: bool) -> str:
+    change = now.probability - before.probability
     arrow, word = _told(change, compared.of_time)
     return (
         f'<tr{" class=rz-chosen" if chosen else ""}><th scope="row"><button type="button" class="rz-label" '
-        f'data-pick="{escape(mine.label)}">{escape(mine.label)}</button></th>'
-        f"<td>{percent(other.probability)}</td><td>{percent(mine.probability)}</td>"
-        f'<td class="rz-percent">{100 * change:+.0f}</td><td><span aria-hidden="true">{arrow}</span> {word}</td></tr>'
+        f'data-pick="{escape(now.label)}">{escape(now.label)}</button></th>'
+        f"<td>{percent(before.probability)}</td><td>{percent(now.probability)}</td>"
+        f'<td class="rz-percent">{_points(change)}</td><td><span aria-hidden="true">{arrow}</span> {word}</td></tr>'
     )
+
+
+def _points(change: float) -> str:
+    points = round(100 * change)
+    return f"{points:+d}" if points else "0"
 
 
 def _told(change: float, of_time: bool) -> tuple[str, str]:
@@ -125,10 +129,10 @@ def _told(change: float, of_time: bool) -> tuple[str, str]:
     return ("▲", up) if change > 0 else ("▼", down)
 
 
-def _summary(compared: Comparison, pairs: list[tuple[Finding, Finding]]) -> str:
-    changed = [mine.label for mine, other in pairs if abs(mine.probability - other.probability) >= _SAME]
+def _summary(compared: Comparison) -> str:
+    changed = [now.label for before, now in compared.pairs if abs(now.probability - before.probability) >= _SAME]
     if not compared.of_time:
         names = f"{compared.left.reading.model} and {compared.right.reading.model}"
-        return f"{escape(names)} differ by ten points or more in {len(changed)} of {len(pairs)} findings."
+        return f"{escape(names)} differ by ten points or more in {len(changed)} of {len(compared.pairs)} findings."
     told = escape(", ".join(changed)) or "none"
     return f"Changed by ten points or more: {told}. Each film is read on its own position; maps are not registered."

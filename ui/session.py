@@ -102,6 +102,11 @@ class Side:
     study: Study
     reading: Reading
 
+    @property
+    def short(self) -> str:
+        """The name without what it says of the study."""
+        return self.name.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -110,6 +115,13 @@ class Comparison:
     left: Side
     right: Side
     of_time: bool
+
+    @property
+    def pairs(self) -> list[tuple[Finding, Finding]]:
+        """Findings of the left and the right reading, those that differ most first."""
+        right = self.right.reading
+        both = [(one, other) for one in self.left.reading.findings if (other := right.find(one.label))]
+        return sorted(both, key=lambda pair: -abs(pair[1].probability - pair[0].probability))
 
 
 @dataclass(frozen=True)

@@ -169,9 +169,7 @@ def _frame(canvas: _Canvas, over: str, marks: str, alt: str) -> str:
 
 
 def _tile(canvas: _Canvas, reading: Reading, finding: Finding, look: Look) -> str:
-    field = finding.flat
-    assert field is not None, "a film's map is kept as a field"
-    return _small_figure(canvas, reading, finding, field, look)
+    return _small_figure(canvas, reading, finding, _flat(finding), look)
 
 
 def _volume_tile(reading: Reading, finding: Finding, look: Look, get_slice: GetSlice) -> str:
@@ -185,7 +183,7 @@ def _small_figure(canvas: _Canvas, reading: Reading, finding: Finding, field: Fl
     layer = heat_layer(field, look)
     caption = (
         f"{chip(colour(reading, finding))}<b>{escape(finding.label)}</b>"
-        f'{percent(finding.probability)}<span class="rz-logit">{note}</span>'
+        f'{percent(finding.probability)}<span class="rz-logit">{note}</span>{_nowhere(finding, look)}'
     )
     above = f'<img class="rz-over" src="{data_uri(layer.pixels)}" alt="">{_svg(canvas, _marks(canvas, field, look))}'
     base = data_uri(shrink(canvas.base, _TILE_SIDE))
@@ -200,20 +198,32 @@ def _caption(reading: Reading, look: Look) -> str:
     shown = _shown(reading, look)
     if not shown:
         words = "tick findings to label" if look.mode == "labels" else "choose a finding for its map"
-        return f"<figcaption><b>Overlay</b> {words}</figcaption>"
+        return f'<figcaption class="rz-caption"><b>Overlay</b> {words}</figcaption>'
     if look.mode == "labels":
         cells = "".join(f"<li>{chip(colour(reading, f))}{escape(f.label)} {percent(f.probability)}</li>" for f in shown)
-        return f'<figcaption><ul class="rz-legend" aria-label="Legend">{cells}</ul></figcaption>'
+        return f'<figcaption class="rz-caption"><ul class="rz-legend" aria-label="Legend">{cells}</ul></figcaption>'
     finding = shown[0]
     low, high = 0.0, 1.0
     if look.stretch:
         span = _span(reading, look) if finding.flat is None else (finding.flat.min(), finding.flat.max())
         low, high = span or (0.0, 1.0)
     return (
-        f"<figcaption><b>{escape(finding.label)}</b> {percent(finding.probability)}"
-        f'<span class="rz-scale"><span>{low:.2f}</span><i style="background:{colour_bar(look.colours)}"></i>'
+        f'<figcaption class="rz-caption"><b>{escape(finding.label)}</b> {percent(finding.probability)}'
+        f'{_nowhere(finding, look)}<span class="rz-scale"><span>{low:.2f}</span>'
+        f'<i style="background:{colour_bar(look.colours)}"></i>'
         f"<span>{high:.2f}</span></span></figcaption>"
     )
+
+
+def _nowhere(finding: Finding, look: Look) -> str:
+    """Says so where a map stays below the threshold: an empty picture could mean anything."""
+    reaches = max(finding.slice_peaks) if finding.slice_peaks else float(_flat(finding).max())
+    return "" if reaches >= look.threshold else '<span class="rz-logit">nowhere above the threshold</span>'
+
+
+def _flat(finding: Finding) -> Float:
+    assert finding.flat is not None, "a film's map is kept as a field"
+    return finding.flat
 
 
 def _profile(reading: Reading, look: Look, cursor: Cursor) -> str:
@@ -252,8 +262,8 @@ def _marks(canvas: _Canvas, field: Float, look: Look) -> str:
         x0, y0, x1, y1 = region.box
         size = f'x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"'
         out += f'<rect {size} class="rz-halo"/><rect {size} stroke="#fff"/>'
-    # On the planes beside a finding the highest value is no peak.
-    if look.peak and (canvas.name in ("film", "tile") or region.box is not None):
+    # Below the threshold, and on the planes beside a finding, the highest value is no peak.
+    if look.peak and region.value >= look.threshold:
         x, y = region.peak
         out += _plus(x, y, max(canvas.width, canvas.height) / 60)
     return out
