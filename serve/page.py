@@ -27,7 +27,6 @@ class PageArgs(BaseModel):
         default="ui.app:mount", description="module:function that takes (application, server, path) and returns it"
     )
     server: str = Field(default="http://127.0.0.1:8000", description="Address of the server that the page asks")
-    route_prefix: str = Field(default="/ui", description="The application's own route_prefix")
 
 
 def build(args: PageArgs) -> Application:

@@ -12,6 +12,11 @@
         channel.setAttribute('intercept', intercept);
       }
     },
+    // On a phone the answer stands below the question.
+    show() {
+      const view = document.querySelector('#view');
+      if (innerWidth <= 720 && view) view.scrollIntoView({behavior: 'smooth', block: 'start'});
+    },
     save(file) {
       if (!file || !file.data) return;
       const link = document.createElement('a');

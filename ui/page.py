@@ -216,7 +216,8 @@ class Page:
             self._pick, [self.session, self.findings, self.model], chosen, show_progress="hidden"
         )
         for then in (*(self.ask.click, self.findings.submit, self.model.input, picked.then, taken.then),):
-            then(self._ask, asked, self._answer, show_progress_on=[self.view, self.bars])
+            answered = then(self._ask, asked, self._answer, show_progress_on=[self.view, self.bars])
+            answered.then(None, js="() => window.rayzero.show()")
         changed = [self.further, *self.companions.values(), self.about, self.words]
         self.model.input(self._change_model, [self.session, self.model], changed, show_progress="hidden")
         for name, file in self.companions.items():
@@ -385,7 +386,9 @@ class Page:
         reading = session.reading
         assert reading is not None
         ranked = [finding.label for finding in reading.ranked]
-        seen = replace(read_look(*look), **({"heat": None, "labelled": ()} if new else {}))
+        seen = read_look(*look)
+        if new:
+            seen = replace(seen, heat=None, labelled=())
         heat = seen.heat if seen.heat in ranked else ranked[0]
         labelled = [name for name in seen.labelled if name in ranked] or ranked[:3]
         seen = replace(seen, heat=heat, labelled=tuple(labelled), threshold=round(reading.threshold, 2))
