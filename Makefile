@@ -16,8 +16,9 @@ demo: .venv/installed
 	$(BIN)/python -m jobs.quickstart --out runs/demo
 
 test: .venv/installed lint
-	@echo "== Chromium, for the tests of the page"
+	@echo "== Chromium and axe-core, for the tests of the page"
 	infra/install-chromium
+	infra/install-axe
 	$(BIN)/python -m pytest
 
 fast-test: .venv/installed

@@ -26,6 +26,16 @@
     },
   };
 
+  // Gradio names its drop zones otherwise than it labels them, which speech control cannot follow.
+  const rename = () => {
+    for (const zone of document.querySelectorAll('button[aria-dropeffect]')) {
+      const name = zone.innerText.replace(/\s+/g, ' ').trim();
+      if (name && zone.getAttribute('aria-label') !== name) zone.setAttribute('aria-label', name);
+    }
+  };
+  new MutationObserver(rename).observe(document.body, {childList: true, subtree: true});
+  rename();
+
   // A tab is a place: the address names it, and the browser's back and forward move between tabs.
   const tabs = () => [...document.querySelectorAll('[role=tab]')];
   const named = (tab) => tab.textContent.trim().toLowerCase();

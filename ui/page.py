@@ -207,7 +207,8 @@ class Page:
         ]
 
     def _wire_question(self) -> None:
-        chosen = [self.session, self.findings, self.gallery, self.upload, *self._study_choices]
+        left = [self.view, self.bars, self.point, self.error]
+        chosen = [self.session, self.findings, self.gallery, self.upload, *left, *self._study_choices]
         asked = [self.session, self.findings, self.model, *self.look]
         taken = self.upload.upload(
             self._take, [self.session, self.upload, self.model, self.findings], chosen, show_progress="hidden"
@@ -365,7 +366,10 @@ class Page:
         return {**self._chosen(session, model), self.upload: None, self.findings: findings}
 
     def _chosen(self, session: Session, model: str | None) -> Updates:
-        updates: Updates = {self.session: session, **self._choices(session, model)}
+        # What is left of an earlier image must not stand beside a new one.
+        left: Updates = {self.view: fragments.hint("Reading the image."), self.bars: "", self.point: ""}
+        left[self.error] = gr.HTML("", visible=False)
+        updates: Updates = {self.session: session, **left, **self._choices(session, model)}
         # The question that follows says so when the server is away.
         with suppress(ServerError):
             updates[self.gallery] = self.handlers.gallery(session)
@@ -427,7 +431,6 @@ class Page:
         else:
             updates[self.error] = gr.HTML(fragments.error_box(error), visible=True)
         if session.reading is None:
-            # What is left of an earlier image must not stand beside a new one.
             blank = fragments.hint("No image to show.")
             hidden = {self.controls: gr.Column(visible=False), self.leafing: gr.Row(visible=False)}
             updates |= {self.view: blank, self.bars: "", self.point: "", **hidden}
