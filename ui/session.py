@@ -124,7 +124,8 @@ class Comparison:
         return sorted(both, key=lambda pair: -abs(pair[1].probability - pair[0].probability))
 
 
-@dataclass(frozen=True)
+# Compared by identity: Gradio hashes states, and this one holds whole files.
+@dataclass(frozen=True, eq=False)
 class Session:
     """One reader's session.
 
