@@ -91,7 +91,7 @@ def _draw(image: Grey, fields: list[Float], shown: list[Finding], reading: Readi
     shades = [colour(reading, finding) for finding in shown]
     if fields:
         labels = look.mode == "labels"
-        layer = label_layer(fields, shades, look.threshold) if labels else heat_layer(fields[0], look)
+        layer = label_layer(fields, shades, look.threshold) if labels else heat_layer(fields[0], look, shown[0].span)
     out = PillowImage.fromarray(compose(image, layer, look))
     pen = ImageDraw.Draw(out)
     for field, shade in zip(fields, shades, strict=True):

@@ -35,7 +35,7 @@ class Grid:
 
     def film(self) -> Float:
         """The whole map of a film, its longest side at most 256."""
-        return _squash(_sample(self.values, self.bounds, _lattice(self.shape)))
+        return squash(_sample(self.values, self.bounds, _lattice(self.shape)))
 
     def plane(self, plane: Plane, index: int) -> Float:
         """The map of a volume on one plane as it is shown: the head at the top of coronal and sagittal ones."""
@@ -44,13 +44,13 @@ class Grid:
         at[axis] = np.array([index + 0.5], np.float32)
         for other, places in zip(others, _lattice(tuple(self.shape[other] for other in others)), strict=True):
             at[other] = places
-        field = _squash(_sample(self.values, self.bounds, at)).squeeze(axis)
+        field = squash(_sample(self.values, self.bounds, at)).squeeze(axis)
         return field if plane == "axial" else field[::-1]
 
     def at(self, point: tuple[float, ...]) -> float:
         """sigmoid(map) at a point of the image, in pixels, in the order of ``shape``."""
         places = [np.array([place], np.float32) for place in point]
-        return float(_squash(_sample(self.values, self.bounds, places)).reshape(-1)[0])
+        return float(squash(_sample(self.values, self.bounds, places)).reshape(-1)[0])
 
 
 def plane_index(plane: Plane, cursor: tuple[int, int, int]) -> int:
@@ -115,5 +115,6 @@ def _sample(values: Float, bounds: tuple[Bounds, ...], places: list[Float]) -> F
     return np.where(outside, np.float32(-np.inf), out)
 
 
-def _squash(logits: Float) -> Float:
+def squash(logits: Float) -> Float:
+    """The sigmoid of logits, safe for large magnitudes."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), dtype=np.float32)

@@ -60,22 +60,20 @@ class Region:
 
 @dataclass(frozen=True)
 class Layer:
-    """A map in colour, to lie over an image: RGBA ``pixels`` and the values of its scale's ends."""
+    """A map in colour, to lie over an image: RGBA ``pixels``."""
 
     pixels: Pixels = field(repr=False)
-    low: float = 0.0
-    high: float = 1.0
 
 
-def heat_layer(values: Float, look: Look, span: tuple[float, float] | None = None) -> Layer:
-    """A map in colour where it is above the threshold; ``span`` is its range where that is not ``values``' own."""
-    low, high = (span or (float(values.min()), float(values.max()))) if look.stretch else (0.0, 1.0)
+def heat_layer(values: Float, look: Look, span: tuple[float, float]) -> Layer:
+    """A map in colour where it is above the threshold; ``span`` is the range of the whole map."""
+    low, high = span if look.stretch else (0.0, 1.0)
     shown = np.clip((values - low) / max(high - low, 1e-6), 0.0, 1.0)
     pixels = np.asarray(matplotlib.colormaps[look.colours](shown)) * 255.0
     # A ramp a few grey levels wide in place of a hard edge, and more colour where the map is stronger.
     edge = np.clip((values - look.threshold) / 0.02, 0.0, 1.0)
     pixels[..., 3] = 255.0 * edge * (0.1 + 0.9 * shown if look.stretch else 0.4 + 0.6 * shown)
-    return Layer(pixels.astype(np.uint8), low, high)
+    return Layer(pixels.astype(np.uint8))
 
 
 def label_layer(fields: Sequence[Float], colours: Sequence[str], threshold: float) -> Layer:

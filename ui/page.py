@@ -243,7 +243,7 @@ class Page:
             *(self.marks.input, self.window.input),
         ]
         gr.on(changed, self._draw, drawn, self.view, show_progress="hidden", trigger_mode="always_last")
-        self.mode.input(self._change_mode, drawn, [self.view, self.heat, self.labelled], show_progress="hidden")
+        self.mode.input(self._change_mode, drawn, [self.view, *self._of_modes], show_progress="hidden")
         for listener in (self.bars.click, self.point.click):
             listener(self._show_heat, drawn, self._pointed, show_progress="hidden")
         self.to_peak.click(self._to_peak, drawn, self._pointed, show_progress="hidden")
@@ -270,7 +270,21 @@ class Page:
     @property
     def _pointed(self) -> list[Any]:
         """What follows the point of attention."""
-        return [self.session, self.view, self.point, self.heat, self.mode, self.labelled, *self.sliders.values()]
+        return [self.session, self.view, self.point, self.mode, *self._of_modes, *self.sliders.values()]
+
+    @property
+    def _of_modes(self) -> list[Any]:
+        """The controls that serve a single map, or several labels."""
+        return [self.heat, self.colours, self.scale, self.labelled]
+
+    def _controls_of(self, mode: str) -> Updates:
+        labels = mode == "labels"
+        return {
+            self.heat: gr.Dropdown(visible=not labels),
+            self.colours: gr.Dropdown(visible=not labels),
+            self.scale: gr.Radio(visible=not labels),
+            self.labelled: gr.CheckboxGroup(visible=labels),
+        }
 
     def _wire_compare(self) -> None:
         shown = [self.session, self.compared, self.compare_error]
@@ -444,12 +458,7 @@ class Page:
         return _or_error(lambda: self.handlers.view(session, read_look(*look)))
 
     def _change_mode(self, session: Session, *look: Any) -> Updates:
-        labels = read_look(*look).mode == "labels"
-        return {
-            self.view: self._draw(session, *look),
-            self.heat: gr.Dropdown(visible=not labels),
-            self.labelled: gr.CheckboxGroup(visible=labels),
-        }
+        return {self.view: self._draw(session, *look), **self._controls_of(read_look(*look).mode)}
 
     def _show_heat(self, event: gr.EventData, session: Session, *look: Any) -> Updates:
         label = str(event.pick)
@@ -459,9 +468,9 @@ class Page:
         seen = replace(read_look(*look), mode="map", heat=label)
         return {
             **self._moved(session, seen),
+            **self._controls_of("map"),
             self.heat: gr.Dropdown(value=label, visible=True),
             self.mode: "map",
-            self.labelled: gr.CheckboxGroup(visible=False),
         }
 
     def _to_peak(self, session: Session, *look: Any) -> Updates:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ui.fields import Float, Grid
+from ui.fields import Float, Grid, squash
 
 Grey = np.ndarray[Any, np.dtype[np.uint8]]
 Kind = Literal["radiograph", "volume"]
@@ -55,6 +55,12 @@ class Finding:
     grid: Grid = field(repr=False)
     flat: Float | None = field(default=None, repr=False)
     slice_peaks: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The range of sigmoid(map), of a volume over all its slices: a colour means the same on each."""
+        values = self.flat if self.flat is not None else squash(self.grid.values)
+        return float(values.min()), float(values.max())
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def planes(study: Study, reading: Reading, look: Look, cursor: Cursor, get_slice
         index = plane_index(plane, cursor)
         shown = _shown(reading, look)
         fields = {finding.label: finding.grid.plane(plane, index) for finding in shown}
-        over, marks, alt = _maps(canvas, reading, fields, look, span=_span(reading, look))
+        over, marks, alt = _maps(canvas, reading, fields, look)
         count = plane_count(plane, reading.shape)
         place = f'<span class="rz-logit">{index + 1} of {count}</span>'
         caption = f"<figcaption><b>{plane.capitalize()}</b> {place}</figcaption>"
@@ -126,22 +126,11 @@ def _shown(reading: Reading, look: Look) -> list[Finding]:
     return [finding for finding in reading.findings if finding.label in names]
 
 
-def _span(reading: Reading, look: Look) -> tuple[float, float] | None:
-    """The range of the shown map over the whole volume, so that a colour means the same on every slice."""
-    finding = reading.find(look.heat)
-    if finding is None:
-        return None
-    values = finding.grid.values
-    sigmoid = [1 / (1 + 2.718281828459045 ** -float(value)) for value in (values.min(), values.max())]
-    return sigmoid[0], sigmoid[1]
-
-
 def _maps(
     canvas: _Canvas,
     reading: Reading,
     fields: dict[str, Float],
     look: Look,
-    span: tuple[float, float] | None = None,
 ) -> tuple[str, str, str]:
     """The layer, the marks and the words for the maps of a look on one canvas."""
     shown = [finding for finding in _shown(reading, look) if finding.label in fields]
@@ -151,7 +140,7 @@ def _maps(
         layer = label_layer([fields[f.label] for f in shown], [colour(reading, f) for f in shown], look.threshold)
         marks = "".join(_outline(canvas, reading, finding, fields[finding.label], look) for finding in shown)
     else:
-        layer = heat_layer(fields[shown[0].label], look, span)
+        layer = heat_layer(fields[shown[0].label], look, shown[0].span)
         marks = _marks(canvas, fields[shown[0].label], look)
     return data_uri(layer.pixels), marks, f"Maps over the image: {', '.join(finding.label for finding in shown)}"
 
@@ -180,7 +169,7 @@ def _volume_tile(reading: Reading, finding: Finding, look: Look, get_slice: GetS
 
 
 def _small_figure(canvas: _Canvas, reading: Reading, finding: Finding, field: Float, look: Look, note: str = "") -> str:
-    layer = heat_layer(field, look)
+    layer = heat_layer(field, look, finding.span)
     caption = (
         f"{chip(colour(reading, finding))}<b>{escape(finding.label)}</b>"
         f'{percent(finding.probability)}<span class="rz-logit">{note}</span>{_nowhere(finding, look)}'
@@ -203,10 +192,7 @@ def _caption(reading: Reading, look: Look) -> str:
         cells = "".join(f"<li>{chip(colour(reading, f))}{escape(f.label)} {percent(f.probability)}</li>" for f in shown)
         return f'<figcaption class="rz-caption"><ul class="rz-legend" aria-label="Legend">{cells}</ul></figcaption>'
     finding = shown[0]
-    low, high = 0.0, 1.0
-    if look.stretch:
-        span = _span(reading, look) if finding.flat is None else (finding.flat.min(), finding.flat.max())
-        low, high = span or (0.0, 1.0)
+    low, high = finding.span if look.stretch else (0.0, 1.0)
     return (
         f'<figcaption class="rz-caption"><b>{escape(finding.label)}</b> {percent(finding.probability)}'
         f'{_nowhere(finding, look)}<span class="rz-scale"><span>{low:.2f}</span>'
@@ -217,8 +203,7 @@ def _caption(reading: Reading, look: Look) -> str:
 
 def _nowhere(finding: Finding, look: Look) -> str:
     """Says so where a map stays below the threshold: an empty picture could mean anything."""
-    reaches = max(finding.slice_peaks) if finding.slice_peaks else float(_flat(finding).max())
-    return "" if reaches >= look.threshold else '<span class="rz-logit">nowhere above the threshold</span>'
+    return "" if finding.span[1] >= look.threshold else '<span class="rz-logit">nowhere above the threshold</span>'
 
 
 def _flat(finding: Finding) -> Float:

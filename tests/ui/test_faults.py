@@ -41,19 +41,24 @@ def test_nothing_typed_and_nothing_chosen_are_told(page: Page) -> None:
     expect(page.locator("#bars li")).to_have_count(3)
 
 
-def test_the_page_says_when_the_server_is_away_and_asks_again_by_itself(page: Page, host: Host) -> None:
+def test_the_page_says_when_the_server_is_away_and_asks_again_by_itself(page: Page, host: Host, url: str) -> None:
     pick(page)
     host.stop()
+    late = page.context.new_page()
     try:
         page.locator("#findings textarea").fill("mass")
         page.locator("#ask").click()
         expect(page.get_by_role("alert")).to_contain_text("cannot be reached", timeout=20_000)
         expect(page.locator("#retry")).to_be_visible()
         shoot(page, "away")
+        late.goto(url)
+        expect(late.get_by_role("alert")).to_contain_text("cannot be reached", timeout=20_000)
     finally:
         host.start()
     expect(page.get_by_role("alert")).to_have_count(0, timeout=20_000)
     expect(page.locator("#bars li")).to_have_count(1, timeout=20_000)
+    expect(late.locator("#examples button")).to_have_count(3, timeout=20_000)
+    late.close()
 
 
 def test_a_busy_server_is_asked_again_and_a_failed_one_is_not(page: Page, host: Host) -> None:

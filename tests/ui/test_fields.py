@@ -75,7 +75,7 @@ def test_a_hot_spot_is_outlined_boxed_and_coloured() -> None:
     assert region.box is not None
     assert np.allclose(region.box, (100, 40, 160, 80), atol=6)
     assert len(outlines(field, 0.5, 200, 200)) == 1
-    layer = heat_layer(field, Look(threshold=0.5))
+    layer = heat_layer(field, Look(threshold=0.5), (0.0, 0.9))
     assert layer.pixels[0, 0, 3] == 0
     assert layer.pixels[5, 12, 3] > 200
     drawn = compose(np.full((20, 20), 100, np.uint8), layer, Look(opacity=1.0))
