@@ -73,13 +73,13 @@ class Handlers:
         return replace(session, study=study, reading=None, point=None)
 
     def take_companion(self, session: Session, name: str, path: str | None) -> Session:
-        """A further film of the study was uploaded, or taken away."""
+        """A further film of the study was uploaded. Raises ServerError while there is no study."""
         data = take_file(path)
+        if data is None:
+            return session
         if session.study is None:
             raise ServerError("No image yet", "Choose the frontal film first, then its further films.")
-        companions = {key: film for key, film in session.study.companions.items() if key != name}
-        if data is not None:
-            companions[name] = data
+        companions = {**session.study.companions, name: data}
         return replace(session, study=replace(session.study, companions=companions))
 
     def fitting_model(self, session: Session, model: str | None) -> str | None:

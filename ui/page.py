@@ -83,6 +83,8 @@ class Page:
                 name: gr.File(label=name.replace("_", " ").capitalize(), height=96, elem_id=name, visible=False)
                 for name in COMPANIONS
             }
+            self.attached = gr.HTML("", elem_id="attached")
+            self.detach = gr.Button("Take them away", size="sm", visible=False, elem_id="detach")
         self.ask = gr.Button("Ask", variant="primary", elem_id="ask")
         self.error = gr.HTML(visible=False, elem_id="error")
 
@@ -210,9 +212,7 @@ class Page:
         left = [self.view, self.bars, self.point, self.error]
         chosen = [self.session, self.findings, self.gallery, self.upload, *left, *self._study_choices]
         asked = [self.session, self.findings, self.model, *self.look]
-        taken = self.upload.upload(
-            self._take, [self.session, self.upload, self.model, self.findings], chosen, show_progress="hidden"
-        )
+        taken = self.upload.upload(self._take, [self.session, self.upload, self.model], chosen, show_progress="hidden")
         picked = self.gallery.click(
             self._pick, [self.session, self.findings, self.model], chosen, show_progress="hidden"
         )
@@ -221,20 +221,25 @@ class Page:
             answered.then(None, js="() => window.rayzero.show()")
         changed = [self.further, *self.companions.values(), self.about, self.words]
         self.model.input(self._change_model, [self.session, self.model], changed, show_progress="hidden")
-        for name, file in self.companions.items():
-            for event in (file.upload, file.clear):
-                added = event(
-                    lambda session, path, name=name: self._companion(session, name, path),
-                    [self.session, file],
-                    [self.session, self.error],
-                    show_progress="hidden",
-                )
-                added.then(self._ask, asked, self._answer, show_progress_on=[self.view, self.bars])
+        attached = [self.session, self.error, self.attached, self.detach]
+        changes = [
+            file.upload(
+                lambda session, path, name=name: self._companion(session, name, path),
+                [self.session, file],
+                [*attached, file],
+                show_progress="hidden",
+            )
+            for name, file in self.companions.items()
+        ]
+        changes.append(self.detach.click(self._detach, self.session, attached, show_progress="hidden"))
+        for change in changes:
+            change.then(self._ask, asked, self._answer, show_progress_on=[self.view, self.bars])
 
     @property
     def _study_choices(self) -> list[Any]:
         """What depends on which study is chosen."""
-        return [self.model, self.left, self.right, self.prior, self.further, *self.companions.values()]
+        further = [self.further, *self.companions.values(), self.attached, self.detach]
+        return [self.model, self.left, self.right, self.prior, *further]
 
     def _wire_view(self) -> None:
         drawn = [self.session, *self.look]
@@ -374,28 +379,49 @@ class Page:
         session, findings = self.handlers.pick(session, str(event.pick), findings)
         return {**self._chosen(session, model), self.findings: findings}
 
-    def _take(self, session: Session, path: str | None, model: str | None, findings: str) -> Updates:
+    def _take(self, session: Session, path: str | None, model: str | None) -> Updates:
         # The dropzone is emptied at once, so that the file's name does not stay on the screen.
         session = self.handlers.take_upload(session, path)
-        return {**self._chosen(session, model), self.upload: None, self.findings: findings}
+        return {**self._chosen(session, model), self.upload: None}
 
     def _chosen(self, session: Session, model: str | None) -> Updates:
+        session.turn.take()
         # What is left of an earlier image must not stand beside a new one.
         left: Updates = {self.view: fragments.hint("Reading the image."), self.bars: "", self.point: ""}
         left[self.error] = gr.HTML("", visible=False)
-        updates: Updates = {self.session: session, **left, **self._choices(session, model)}
+        updates: Updates = {self.session: session, **left, **self._attached(session), **self._choices(session, model)}
         # The question that follows says so when the server is away.
         with suppress(ServerError):
             updates[self.gallery] = self.handlers.gallery(session)
         return updates
 
     def _companion(self, session: Session, name: str, path: str | None) -> Updates:
+        # Emptied like the first dropzone: the name of the file may be a patient's.
+        empty: Updates = {self.companions[name]: None}
         try:
-            return {self.session: self.handlers.take_companion(session, name, path)}
+            session = self.handlers.take_companion(session, name, path)
         except ServerError as error:
-            return {self.error: gr.HTML(fragments.error_box(error), visible=True)}
+            return {**empty, self.error: gr.HTML(fragments.error_box(error), visible=True)}
+        return {**empty, self.session: session, **self._attached(session)}
+
+    def _detach(self, session: Session) -> Updates:
+        if session.study is None:
+            return {self.session: session}
+        session = replace(session, study=replace(session.study, companions={}))
+        return {self.session: session, **self._attached(session)}
+
+    def _attached(self, session: Session) -> Updates:
+        """Which further films go with the question."""
+        names = [] if session.study is None else [name.replace("_", " ") for name in session.study.companions]
+        told = f'<p class="rz-foot">With the question: {", ".join(names)}.</p>' if names else ""
+        return {self.attached: told, self.detach: gr.Button(visible=bool(names))}
 
     def _ask(self, session: Session, findings: str, model: str | None, *look: Any) -> Updates:
+        turn = session.turn.take()
+        updates = self._asked(session, findings, model, *look)
+        return updates if session.turn.number == turn else {self.session: gr.skip()}
+
+    def _asked(self, session: Session, findings: str, model: str | None, *look: Any) -> Updates:
         new = session.reading is None
         try:
             session = self.handlers.ask(session, findings, model)

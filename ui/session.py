@@ -130,13 +130,26 @@ class Comparison:
         return sorted(both, key=lambda pair: -abs(pair[1].probability - pair[0].probability))
 
 
+@dataclass
+class Turn:
+    """Counts a session's questions, so that an answer that comes after a newer question is let go."""
+
+    number: int = 0
+
+    def take(self) -> int:
+        """The number of a new question."""
+        self.number += 1
+        return self.number
+
+
 # Compared by identity: Gradio hashes states, and this one holds whole files.
 @dataclass(frozen=True, eq=False)
 class Session:
     """One reader's session.
 
     ``suggested`` is the text last put into the findings box for them; ``pending`` says that the server could not
-    answer the last question yet; ``point`` is the place pointed at, (z, y, x).
+    answer the last question yet; ``point`` is the place pointed at, (z, y, x). ``turn`` is one for all states of a
+    session: Gradio copies the first state for each reader.
     """
 
     models: tuple[dict[str, Any], ...] = ()
@@ -149,6 +162,7 @@ class Session:
     suggested: str = ""
     connected: bool = False
     pending: bool = False
+    turn: Turn = field(default_factory=Turn)
 
     def model(self, name: str | None) -> dict[str, Any] | None:
         """What the server says of that model, of its default one for None."""

@@ -147,6 +147,10 @@ def test_further_films_of_a_study_go_to_a_model_that_reads_them(page: Page, host
             break
         page.wait_for_timeout(50)
     assert host.bodies[-1] > len(png(9)), "the lateral film goes with the question"
+    expect(page.locator("#attached")).to_contain_text("lateral")
+    assert "side.png" not in page.content()
+    page.locator("#detach").click()
+    expect(page.locator("#attached")).not_to_contain_text("lateral", timeout=10_000)
 
 
 def test_two_readers_do_not_see_each_other(page: Page, context: BrowserContext, url: str) -> None:
@@ -166,6 +170,18 @@ def test_two_readers_do_not_see_each_other(page: Page, context: BrowserContext, 
     tab(other, "Retrieve")
     expect(page.get_by_role("tab", name="Query")).to_have_attribute("aria-selected", "true")
     other.close()
+
+
+def test_a_late_answer_does_not_replace_a_newer_one(page: Page, host: Host) -> None:
+    host.delay_s = 2.0
+    page.locator("#examples button").nth(1).click()
+    page.wait_for_timeout(600)
+    host.delay_s = 0.0
+    pick(page, 2)
+    expect(page.locator("#view figcaption").first).to_contain_text("Noise 2")
+    page.wait_for_timeout(2_000)
+    expect(page.locator("#view figcaption").first).to_contain_text("Noise 2")
+    expect(page.locator("#examples button").nth(2)).to_have_attribute("aria-pressed", "true")
 
 
 def test_back_and_forward_move_between_tabs(page: Page, url: str) -> None:
