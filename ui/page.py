@@ -217,7 +217,10 @@ class Page:
             self._pick, [self.session, self.findings, self.model], chosen, show_progress="hidden"
         )
         for then in (*(self.ask.click, self.findings.submit, self.model.input, picked.then, taken.then),):
-            answered = then(self._ask, asked, self._answer, show_progress_on=[self.view, self.bars])
+            # A newer question is asked while an older one waits for its answer, which is then let go.
+            answered = then(
+                self._ask, asked, self._answer, show_progress_on=[self.view, self.bars], trigger_mode="multiple"
+            )
             answered.then(None, js="() => window.rayzero.show()")
         changed = [self.further, *self.companions.values(), self.about, self.words]
         self.model.input(self._change_model, [self.session, self.model], changed, show_progress="hidden")
