@@ -21,8 +21,9 @@ demo: .venv/installed
 	$(BIN)/python -m jobs.quickstart --out runs/demo
 
 test: .venv/installed lint
-	@echo "== Chromium, for the tests of the page"
+	@echo "== Chromium and axe-core, for the tests of the page"
 	infra/install-chromium
+	infra/install-axe
 	@# Two processes: one has the tests with Ray clusters (see tests/conftest.py), which mostly wait.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 

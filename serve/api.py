@@ -16,7 +16,7 @@ from serve.batches import NDJSON, answer_batch, read_ids
 from serve.dicom_results import DICOM, to_dicom
 from serve.examples import ExampleStudy
 from serve.gate import Gate
-from serve.images import Window
+from serve.images import Plane, Window
 from serve.problems import MEDIA_TYPE, Problem, install
 from serve.retrieval import retrieve as search
 from serve.schemas import (
@@ -141,9 +141,14 @@ async def section(
     z: Annotated[int, Path(ge=0)],
     service: Answers,
     window: Annotated[Window, Query(description="Which tissues it shows")] = "lung",
+    plane: Annotated[Plane, Query(description="Along which plane; z counts its own slices")] = "axial",
 ) -> Response:
-    """An axial slice as an 8-bit greyscale PNG, the patient's front at the top and left side on the right."""
-    return Response(await service.section(image_id, z, window), media_type="image/png")
+    """A slice as an 8-bit greyscale PNG: an axial one with the patient's front at the top and left side on the right.
+
+    A coronal slice (counted from the front) and a sagittal one (counted from the patient's right) have the head at
+    the top; the front is on the left of a sagittal one.
+    """
+    return Response(await service.section(image_id, z, window, plane), media_type="image/png")
 
 
 @router.post("/v1/query", summary="Findings in a radiograph, a study or a CT volume", responses=_PROBLEMS)

@@ -23,6 +23,7 @@ from serve.settings import Limits
 Float = np.ndarray[Any, np.dtype[np.float32]]
 Kind = Literal["radiograph", "volume"]
 Window = Literal["lung", "mediastinum", "bone"]
+Plane = Literal["axial", "coronal", "sagittal"]
 
 # Hounsfield units from black to white.
 _WINDOWS: dict[Window, tuple[float, float]] = {
@@ -30,6 +31,8 @@ _WINDOWS: dict[Window, tuple[float, float]] = {
     "mediastinum": (-160.0, 240.0),
     "bone": (-500.0, 1300.0),
 }
+# The axis of (z, y, x) across which a plane's slices are counted.
+_ACROSS: dict[Plane, int] = {"axial": 0, "coronal": 1, "sagittal": 2}
 _ACCEPTED: dict[Kind, str] = {
     "radiograph": "This model reads radiographs: one DICOM, PNG or JPEG file of one film, not a volume or an archive.",
     "volume": "This model reads chest CT: a NIfTI volume or a zip of one DICOM series, not a single film.",
@@ -129,18 +132,22 @@ class ImageStore:
             return self.section(stored, stored.image.shape[0] // 2, "lung")
         return self._picture(stored.image_id, lambda: to_unit(stored.image, "voi"))
 
-    def section(self, stored: StoredImage, z: int, window: Window) -> bytes:
-        """Axial slice ``z`` of a volume in ``window`` as an 8-bit greyscale PNG. Raises Problem (404)."""
-        if stored.kind != "volume" or not 0 <= z < stored.image.shape[0]:
+    def section(self, stored: StoredImage, index: int, window: Window, plane: Plane = "axial") -> bytes:
+        """Slice ``index`` of a volume in ``window`` as an 8-bit greyscale PNG, one pixel a voxel up to the limit.
+
+        Coronal and sagittal slices have the head at the top. Raises Problem (404).
+        """
+        axis = _ACROSS[plane]
+        if stored.kind != "volume" or not 0 <= index < stored.image.shape[axis]:
             raise Problem(404, "not-found", "The image has no such slice.", field="z")
         low, high = _WINDOWS[window]
 
         def unit() -> Float:
-            plane = stored.image.array()[z].astype(np.float32)
-            shown: Float = np.clip((plane - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
-            return shown
+            cut = np.take(stored.image.array(), index, axis).astype(np.float32)
+            shown: Float = np.clip((cut - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+            return shown if plane == "axial" else shown[::-1]
 
-        return self._picture(f"{stored.image_id}/{z}/{window}", unit)
+        return self._picture(f"{stored.image_id}/{plane}/{index}/{window}", unit)
 
     def _picture(self, key: str, unit: Callable[[], Float]) -> bytes:
         known = self._pictures.get(key)

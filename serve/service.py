@@ -17,7 +17,7 @@ from serve.cache import LruCache
 from serve.engine import Answer, Description, Match, ModelInput
 from serve.examples import ExampleSet
 from serve.findings import Drawing, to_findings
-from serve.images import ImageStore, StoredImage, Window, check_kind, kind_of
+from serve.images import ImageStore, Plane, StoredImage, Window, check_kind, kind_of
 from serve.live import Live
 from serve.meters import observe_stage, request_id
 from serve.problems import Problem
@@ -142,10 +142,10 @@ class Service:
         stored = await self.image(Source(image_id=image_id))
         return await asyncio.to_thread(self.images.preview, stored)
 
-    async def section(self, image_id: str, z: int, window: Window) -> bytes:
-        """One axial slice of a volume as an 8-bit PNG. Raises Problem (404)."""
+    async def section(self, image_id: str, index: int, window: Window, plane: Plane) -> bytes:
+        """One slice of a volume as an 8-bit PNG. Raises Problem (404)."""
         stored = await self.image(Source(image_id=image_id))
-        return await asyncio.to_thread(self.images.section, stored, z, window)
+        return await asyncio.to_thread(self.images.section, stored, index, window, plane)
 
     async def query(
         self, source: Source, question: Question, companions: Mapping[Companion, Source] | None = None

@@ -1,11 +1,12 @@
-"""Drawing: maps over images, outlines, boxes. Pure functions of arrays."""
+"""Drawing: maps as colours, coloured labels, outlines, boxes and peaks over an image."""
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import contourpy
 import matplotlib
@@ -13,25 +14,39 @@ import numpy as np
 from matplotlib.path import Path
 from PIL import Image as PillowImage
 
-Float = np.ndarray[Any, np.dtype[np.float32]]
+from ui.fields import Float
+
 Grey = np.ndarray[Any, np.dtype[np.uint8]]
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Mode = Literal["map", "labels", "all"]
 
 # Okabe and Ito: told apart by readers with any colour vision, and bright enough on a film.
 PALETTE = ("#56B4E9", "#E69F00", "#00C08B", "#F0E442", "#D97FB5", "#FF6B3D", "#8FA8FF", "#E6E6E6")
 COLOUR_MAPS = ("turbo", "magma", "viridis", "inferno", "cividis", "hot")
 
-_FIELD_SIDE = 256
-
 
 @dataclass(frozen=True)
 class Look:
-    """How a map is drawn: ``opacity`` and ``threshold`` in [0, 1]; ``stretch`` spreads colours over the map's range."""
+    """How maps are drawn over an image.
 
-    opacity: float
-    threshold: float
-    colours: str
-    stretch: bool
-    marks: bool
+    ``mode`` shows the map of one finding (``heat``), coloured labels of several (``labelled``), or one picture each.
+    ``threshold`` is on sigmoid(map); ``stretch`` spreads colours over the map's range; ``window`` is that of a CT.
+    ``opacity`` and the film's grey ``level`` and ``width`` (of 256) are applied by the browser, and here on export.
+    """
+
+    mode: Mode = "map"
+    heat: str | None = None
+    labelled: tuple[str, ...] = ()
+    threshold: float = 0.5
+    colours: str = "turbo"
+    stretch: bool = True
+    contour: bool = True
+    box: bool = True
+    peak: bool = True
+    window: str = "lung"
+    opacity: float = 0.55
+    level: float = 128
+    width: float = 256
 
 
 @dataclass(frozen=True)
@@ -43,51 +58,66 @@ class Region:
     box: tuple[float, float, float, float] | None
 
 
-def to_field(grid: Float, extent: tuple[int, int, int, int], width: int, height: int) -> Float:
-    """sigmoid of a patch grid of logits, laid where ``extent`` says and cut to an image of ``width`` x ``height``."""
-    scale = min(1.0, _FIELD_SIDE / max(width, height))
-    x0, y0, x1, y1 = (edge * scale for edge in extent)
-    across, down = max(1, round(x1 - x0)), max(1, round(y1 - y0))
-    columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
-    laid = _resize(grid, across, down)
-    left, top = round(-x0), round(-y0)
-    cut = laid[top : top + rows, left : left + columns]
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * cut)), dtype=np.float32)
+@dataclass(frozen=True)
+class Layer:
+    """A map in colour, to lie over an image: RGBA ``pixels``."""
+
+    pixels: Pixels = field(repr=False)
 
 
-def blend(image: Grey, field: Float, look: Look) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """``image`` (H, W) with the map in colour over it, where it is above the threshold, as (H, W, 3)."""
-    height, width = image.shape
-    values = _resize(field, width, height)
-    low, high = (float(field.min()), float(field.max())) if look.stretch else (0.0, 1.0)
+def heat_layer(values: Float, look: Look, span: tuple[float, float]) -> Layer:
+    """A map in colour where it is above the threshold; ``span`` is the range of the whole map."""
+    low, high = span if look.stretch else (0.0, 1.0)
     shown = np.clip((values - low) / max(high - low, 1e-6), 0.0, 1.0)
-    colours = np.asarray(matplotlib.colormaps[look.colours](shown))[..., :3] * 255.0
+    pixels = np.asarray(matplotlib.colormaps[look.colours](shown)) * 255.0
     # A ramp a few grey levels wide in place of a hard edge, and more colour where the map is stronger.
     edge = np.clip((values - look.threshold) / 0.02, 0.0, 1.0)
-    alpha = (look.opacity * edge * (0.4 + 0.6 * shown))[..., None]
-    return np.asarray(image[..., None] * (1.0 - alpha) + colours * alpha, dtype=np.uint8)
+    pixels[..., 3] = 255.0 * edge * (0.1 + 0.9 * shown if look.stretch else 0.4 + 0.6 * shown)
+    return Layer(pixels.astype(np.uint8))
 
 
-def outlines(field: Float, threshold: float, width: int, height: int) -> list[np.ndarray[Any, Any]]:
+def label_layer(fields: Sequence[Float], colours: Sequence[str], threshold: float) -> Layer:
+    """Each pixel in the colour of the strongest of ``fields`` there, where that is above the threshold."""
+    stack = np.stack(fields)
+    palette = np.array([_rgb(colour) for colour in colours], dtype=np.uint8)
+    strongest = stack.argmax(0)
+    alpha = np.where(stack.max(0) >= threshold, 255, 0).astype(np.uint8)
+    return Layer(np.dstack([palette[strongest], alpha]))
+
+
+def compose(image: Grey, layer: Layer | None, look: Look) -> Pixels:
+    """``image`` (H, W) in the look's grey window with a layer over it, as (H, W, 3)."""
+    grey = image if (look.level, look.width) == (128, 256) else _windowed(image, look)
+    base = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+    if layer is None:
+        return base.astype(np.uint8)
+    height, width = image.shape
+    over = PillowImage.fromarray(layer.pixels, "RGBA").resize((width, height), PillowImage.Resampling.BILINEAR)
+    colours = np.asarray(over).astype(np.float32)
+    alpha = colours[..., 3:] / 255.0 * look.opacity
+    return np.asarray(base * (1.0 - alpha) + colours[..., :3] * alpha, dtype=np.uint8)
+
+
+def outlines(values: Float, threshold: float, width: float, height: float) -> list[np.ndarray[Any, Any]]:
     """Closed outlines of the area above ``threshold``: arrays (n, 2) of x, y in pixels of the image."""
-    rows, columns = field.shape
+    rows, columns = values.shape
     # A rim of zeros closes outlines that would run off the image.
-    rim = np.pad(field, 1)
+    rim = np.pad(values, 1)
     lines = contourpy.contour_generator(z=rim).lines(threshold)
     scale = np.array([width / columns, height / rows])
     limit = np.array([width, height])
     return [np.clip((np.asarray(line) - 0.5) * scale, 0, limit) for line in lines if len(line) > 3]
 
 
-def locate(field: Float, threshold: float, width: int, height: int) -> Region:
+def locate(values: Float, threshold: float, width: float, height: float) -> Region:
     """Where the map is highest, and the box of the area above ``threshold`` around it."""
-    rows, columns = field.shape
-    row, column = np.unravel_index(int(field.argmax()), field.shape)
+    rows, columns = values.shape
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
     peak = (float((column + 0.5) * width / columns), float((row + 0.5) * height / rows))
-    value = float(field[row, column])
+    value = float(values[row, column])
     if value < threshold:
         return Region(peak, value, None)
-    around = [line for line in outlines(field, threshold, width, height) if Path(line).contains_point(peak)]
+    around = [line for line in outlines(values, threshold, width, height) if Path(line).contains_point(peak)]
     if not around:
         return Region(peak, value, None)
     # Of nested outlines the outermost is the area's own.
@@ -102,11 +132,16 @@ def shrink(image: Grey, side: int) -> Grey:
     return np.asarray(picture)
 
 
-def data_uri(image: np.ndarray[Any, Any]) -> str:
-    """``image`` as a JPEG inside a URI: no copy of it is written to a disk on the way to the browser."""
+def data_uri(image: Pixels) -> str:
+    """``image`` inside a URI, so that no copy of it is written to a disk on the way to the browser."""
+    transparent = image.ndim == 3 and image.shape[2] == 4
     file = io.BytesIO()
-    PillowImage.fromarray(image).save(file, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    if transparent:
+        PillowImage.fromarray(image, "RGBA").save(file, "PNG", compress_level=3)
+    else:
+        PillowImage.fromarray(image).save(file, "JPEG", quality=90)
+    kind = "png" if transparent else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def colour_bar(colours: str) -> str:
@@ -116,9 +151,13 @@ def colour_bar(colours: str) -> str:
     return f"linear-gradient(to right, {text})"
 
 
-def _resize(array: Float, width: int, height: int) -> Float:
-    source = PillowImage.fromarray(np.ascontiguousarray(array, dtype=np.float32), mode="F")
-    return np.asarray(source.resize((width, height), PillowImage.Resampling.BILINEAR))
+def _windowed(image: Grey, look: Look) -> Grey:
+    shown = (image.astype(np.float32) - (look.level - look.width / 2)) * (255.0 / max(look.width, 1.0))
+    return np.asarray(np.clip(shown, 0, 255), dtype=np.uint8)
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def _bounds(line: np.ndarray[Any, Any]) -> tuple[float, float, float, float]:

@@ -16,6 +16,7 @@ import pytest
 import ray
 from ray import serve
 
+from serve import page
 from serve.app import start
 from serve.settings import AppArgs, Limits
 from tests.serve.conftest import png
@@ -139,6 +140,17 @@ def test_figures_reach_prometheus_by_stage(http: httpx.Client, metrics_port: int
     for stage in ("read", "prepare", "encode", "score"):
         assert re.search(rf'rayzero_stage_seconds_count{{[^}}]*stage="{stage}"', text), stage
     assert "img-" not in "".join(line for line in text.splitlines() if "rayzero_" in line)
+
+
+def test_the_page_is_served_beside_the_api(http: httpx.Client) -> None:
+    serve.run(page.build(page.PageArgs(server=str(http.base_url))), name="page", route_prefix="/ui")
+    answer = http.get("/ui/")
+    assert answer.status_code == 200
+    assert "RayZero reading room" in answer.text
+    # What the browser asks next stands below the same prefix, not at the root of the server.
+    assert f"{http.base_url}/ui".rstrip("/") in http.get("/ui/config").json()["root"]
+    assert http.get("/readyz").json() == {"status": "ready"}
+    serve.delete("page")
 
 
 def test_a_replica_that_dies_under_load_gives_no_wrong_answer(http: httpx.Client) -> None:

@@ -114,6 +114,20 @@ def test_slices_are_drawn_with_the_front_up(http: TestClient, ct: CtVolume, ct_n
     assert http.get(image["slice_preview"].format(z=z), params={"window": "soft"}).status_code == 422
 
 
+@pytest.mark.parametrize(("plane", "axis"), [("coronal", 1), ("sagittal", 2)])
+def test_upright_planes_are_drawn_with_the_head_up(
+    http: TestClient, ct: CtVolume, ct_nifti: bytes, plane: str, axis: int
+) -> None:
+    image = ask(http, ct_nifti)["image"]
+    index = ct.hu.shape[axis] // 3
+    answer = http.get(image["slice_preview"].format(z=index), params={"plane": plane, "window": "bone"})
+    picture = np.asarray(PillowImage.open(io.BytesIO(answer.content)), dtype=float)
+    cut = np.take(read_volume(ct_nifti).array(), index, axis)[::-1]
+    np.testing.assert_allclose(picture, np.clip((cut + 500.0) / 1800, 0, 1) * 255, atol=1)
+    beyond = image["slice_preview"].format(z=ct.hu.shape[axis])
+    assert http.get(beyond, params={"plane": plane}).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("make", "form", "status", "slug"),
     [

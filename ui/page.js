@@ -1,0 +1,53 @@
+// Runs once, when the page has loaded. Everything here outlives redraws: listeners sit on elements that stay.
+(() => {
+  if (window.rayzero) return;
+  const root = document.documentElement;
+  window.rayzero = {
+    opacity(percent) { root.style.setProperty('--rz-opacity', percent / 100); },
+    window(level, width) {
+      const slope = 256 / Math.max(width, 1);
+      const intercept = -(level - width / 2) / Math.max(width, 1);
+      for (const channel of document.querySelectorAll('#rz-window feComponentTransfer > *')) {
+        channel.setAttribute('slope', slope);
+        channel.setAttribute('intercept', intercept);
+      }
+    },
+    // On a phone the answer stands below the question.
+    show() {
+      const view = document.querySelector('#view');
+      if (innerWidth <= 720 && view) view.scrollIntoView({behavior: 'smooth', block: 'start'});
+    },
+    save(file) {
+      if (!file || !file.data) return;
+      const link = document.createElement('a');
+      link.href = `data:${file.type};base64,${file.data}`;
+      link.download = file.name;
+      link.click();
+    },
+  };
+
+  // Gradio names its drop zones otherwise than it labels them, which speech control cannot follow.
+  const rename = () => {
+    for (const zone of document.querySelectorAll('button[aria-dropeffect]')) {
+      const name = zone.innerText.replace(/\s+/g, ' ').trim();
+      if (name && zone.getAttribute('aria-label') !== name) zone.setAttribute('aria-label', name);
+    }
+  };
+  new MutationObserver(rename).observe(document.body, {childList: true, subtree: true});
+  rename();
+
+  // A tab is a place: the address names it, and the browser's back and forward move between tabs.
+  const tabs = () => [...document.querySelectorAll('[role=tab]')];
+  const named = (tab) => tab.textContent.trim().toLowerCase();
+  const open = () => {
+    const wanted = location.hash.slice(1) || 'query';
+    const tab = tabs().find((one) => named(one) === wanted);
+    if (tab && tab.getAttribute('aria-selected') !== 'true') tab.click();
+  };
+  document.addEventListener('click', (event) => {
+    const tab = event.isTrusted && event.target.closest('[role=tab]');
+    if (tab && location.hash.slice(1) !== named(tab)) history.pushState(null, '', `#${named(tab)}`);
+  });
+  window.addEventListener('popstate', open);
+  open();
+})
