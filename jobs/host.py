@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import httpx
 
@@ -18,12 +20,20 @@ _TENSORBOARD_PORT = 6006
 
 @dataclass
 class Host:
-    """Starts what a person opens in a browser, and stops it again."""
+    """Starts what a person opens in a browser; leaving the context stops it again, also when SIGTERM ends the process."""
 
     folder: Path
     port: int
     page_port: int
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            process.terminate()
 
     def check_ports(self) -> None:
         """Raises ConfigError, before any work is done, when a port is taken."""
@@ -63,14 +73,11 @@ class Host:
         )
 
     def wait(self) -> None:
-        """Stay until Ctrl-C or until the page ends, then stop what was started."""
+        """Stay until Ctrl-C or until the page ends."""
         try:
             self._processes[0].wait()
         except KeyboardInterrupt:
             print("stopping")
-        finally:
-            for process in self._processes:
-                process.terminate()
 
     def _launch(self, module: str, *arguments: str) -> None:
         log = (self.folder / f"{module.split('.')[0]}.log").open("wb")

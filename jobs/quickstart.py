@@ -160,8 +160,6 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError("--system mrm pretrains encoders and answers no queries; --system alta runs it first")
     base = {"name": "quickstart", "system": options.system, "storage": str(folder), "data.lake": str(folder / "lake")}
     config = registry.resolve(override(preset_config(_preset(options.system), options.overrides), base))
-    if config.data.input == "volume" and not options.no_serve:
-        raise ConfigError(f"the page shows radiographs and {config.system} reads CT volumes: add --no-serve")
     host = None if options.no_serve else Host(folder, options.port, options.page_port)
     if host:
         host.check_ports()
@@ -172,11 +170,12 @@ def run(arguments: Sequence[str]) -> None:
     if host is None:
         finish(demo, evaluated)
         return
-    with demo.stage("serve", "Starting the server and the page"):
-        host.start(demo.config.system, demo.bundle)
-    finish(demo, evaluated)
-    print(host.addresses(dashboard), flush=True)
-    host.wait()
+    with host:
+        with demo.stage("serve", "Starting the server and the page"):
+            host.start(demo.config.system, demo.bundle)
+        finish(demo, evaluated)
+        print(host.addresses(dashboard), flush=True)
+        host.wait()
 
 
 def _preset(system: str) -> str:
