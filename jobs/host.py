@@ -20,7 +20,7 @@ _TENSORBOARD_PORT = 6006
 
 @dataclass
 class Host:
-    """Starts what a person opens in a browser; leaving the context stops it again, also when SIGTERM ends the process."""
+    """Starts what a person opens in a browser; leaving the context stops it, also when SIGTERM ends the process."""
 
     folder: Path
     port: int

@@ -1,8 +1,8 @@
 """The whole path on one machine: simulate, ingest, pretrain, evaluate, sweep, export, serve.
 
-python -m jobs.quickstart                 what `make demo` runs
-python -m jobs.quickstart --no-serve      stops before serving
-python -m jobs.quickstart --system brgsa --no-serve  another system, here with CT in the place of films
+python -m jobs.quickstart                   what `make demo` runs
+python -m jobs.quickstart --no-serve        stops before serving
+python -m jobs.quickstart --system brgsa    another system, here with CT in the place of films
 """
 
 from __future__ import annotations
