@@ -24,6 +24,7 @@ _NAMES = {
     "classification.macro_auroc": "Classification, macro AUROC",
     "grounding.pointing_accuracy": "Grounding, pointing accuracy",
     "segmentation.mean_dice": "Segmentation, mean Dice",
+    "semantic_segmentation.miou": "Open-vocabulary segmentation, mIoU",
 }
 
 

@@ -17,6 +17,7 @@ from rayzero.evaluation.sections import (
     RetrievalTable,
     Scored,
     Segmentation,
+    SemanticSegmentation,
 )
 
 
@@ -74,6 +75,7 @@ class EvaluationResult:
     calibration: CalibrationFit | None = None
     grounding: Grounding | None = None
     segmentation: Segmentation | None = None
+    semantic: SemanticSegmentation | None = None
     retrieval: Retrieval | None = None
     figures: tuple[Figure, ...] = ()
     bootstrap_key: str = ""
@@ -104,6 +106,8 @@ class EvaluationResult:
         if self.segmentation:
             out["segmentation"] = _segmentation(self.segmentation)
             out["map_threshold"] = self.segmentation.threshold
+        if self.semantic:
+            out["semantic_segmentation"] = _semantic(self.semantic)
         if self.retrieval:
             out["retrieval"] = _retrieval(self.retrieval)
         return out
@@ -123,6 +127,8 @@ class EvaluationResult:
             out["grounding.pointing_accuracy"] = (self.grounding.pointing_accuracy, self.grounding.chance)
         if self.segmentation:
             out["segmentation.mean_dice"] = (self.segmentation.mean_dice, self.segmentation.whole_image)
+        if self.semantic:
+            out["semantic_segmentation.miou"] = (self.semantic.miou, math.nan)
         if self.retrieval:
             instance = self.retrieval.instance
             for cutoff, value, chance in zip(CUTOFFS, instance.mean, instance.mean_chance, strict=True):
@@ -212,6 +218,17 @@ def _segmentation(part: Segmentation) -> dict[str, Any]:
         "threshold": {"logit": part.threshold, "chosen_on": "validation"},
         "oracle": {"threshold": part.oracle_threshold, "mean_dice": part.oracle_mean_dice},
         "chance": part.whole_image,
+    }
+
+
+def _semantic(part: SemanticSegmentation) -> dict[str, Any]:
+    return {
+        "miou": part.miou.to_json(),
+        **{group: {"miou": value.to_json()} for group, value in part.groups.items()},
+        "per_finding": {name: {"iou": value.to_json()} for name, value in part.per_finding.items()},
+        "background": {"iou": part.background.to_json(), "iou_without_findings": part.nothing},
+        "threshold": {"logit": part.threshold, "chosen_on": "validation"},
+        "oracle": {"miou": part.oracle_miou},
     }
 
 
