@@ -110,7 +110,9 @@ def _replicates(result: EvaluationResult) -> bytes:
 def _charts(result: EvaluationResult) -> dict[str, Markup]:
     out: dict[str, str] = {}
     if result.classification:
-        out["forest"], out["roc"] = charts.forest(result.classification), charts.roc(result.classification)
+        halves = charts.forest(result.classification)
+        out["forest"] = "".join(f'<div class="chart">{half}</div>' for half in halves)
+        out["roc"] = charts.roc(result.classification)
         out["pr"] = charts.precision_recall(result.classification)
     if result.calibration:
         out["reliability"] = charts.reliability(result.calibration.raw, result.calibration.calibrated)
