@@ -1,39 +1,125 @@
-"""Put reports of several systems on the same studies side by side; writes comparison.html and prints the table.
+"""Put systems on the same studies side by side; writes comparison.json and .html, and prints the table.
 
 python -m jobs.compare radzero=runs/radzero carzero=runs/carzero --out runs/comparison
+python -m jobs.compare radzero=bundles/radzero brgsa=bundles/brgsa --lakes lakes/siim lakes/ct-rate --out runs/table
+
+The first compares reports that ``jobs.evaluate`` wrote. With ``--lakes``, bundles are evaluated first, each by every
+protocol of the lakes' corpora that reads what it reads; what has been scored is not scored again.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
-from jobs.command import main
-from rayzero.config import ConfigError
+import torch
+
+from jobs.command import main, whole_number
+from jobs.evaluate import label_targets, make_scorer
+from rayzero.bundle import Bundle, load_bundle
+from rayzero.config import ConfigError, EvaluationConfig, validate
 from rayzero.evaluation.comparison import compare, write_comparison
+from rayzero.evaluation.errors import EvaluationError
+from rayzero.evaluation.overview import Overview
+from rayzero.evaluation.protocols.registry import Protocol, find_protocol, protocol_names
+from rayzero.evaluation.report import write_pages, write_report
+from rayzero.evaluation.scores import read_labels
+from rayzero.studies.lake import Lake, open_lake
 
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments``, compare, and write the page. Raises EvaluationError when reports do not belong together."""
+    options = _parse(arguments)
+    sources = _pairs(options.sources, "label=folder, such as radzero=runs/radzero", "reports are labelled")
+    if not options.lakes:
+        comparison = compare(sources)
+        where = write_comparison(comparison, options.out)
+        print(f"{comparison.to_text()}\n\ncomparison  {where}/comparison.html")
+        return
+    overview = _measure(sources, options)
+    pages = {"overview.json": json.dumps(overview.to_json(), indent=2, allow_nan=False)}
+    where = write_pages(options.out, {**pages, "overview.html": overview.to_html()})
+    print(f"{overview.to_text()}\n\noverview  {where}/overview.html")
+
+
+def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overview:
+    """Every bundle by every protocol that fits, and their comparisons by protocol."""
+    lakes = [open_lake(url) for url in options.lakes]
+    tables = _pairs(options.labels, "protocol=CSV, such as ct-rate-lt=labels.csv", "tables are given for")
+    protocols = [find_protocol(name) for name in protocol_names()]
+    reports: dict[str, dict[str, str]] = {one.name: {} for one in protocols}
+    refused: list[tuple[str, str, str]] = []
+    for label, url in sources.items():
+        bundle = load_bundle(url, "cuda" if torch.cuda.is_available() and not options.workers else "cpu")
+        for protocol in protocols:
+            for lake in (one for one in lakes if protocol.fits(one, bundle.config)):
+                if label in reports[protocol.name]:
+                    raise EvaluationError(f"two lakes are of protocol {protocol.name!r}; the second is {lake.url}")
+                out = f"{options.out.rstrip('/')}/{protocol.name}/{label}"
+                print(f"{label} on {protocol.name}", flush=True)
+                try:
+                    _evaluate(protocol, lake, url, bundle, out, tables.get(protocol.name), options)
+                except EvaluationError as error:
+                    refused.append((label, protocol.name, str(error)))
+                else:
+                    reports[protocol.name][label] = out
+    if not any(reports.values()):
+        raise EvaluationError(
+            "no protocol measures these lakes with these bundles: "
+            + ("; ".join(reason for *_, reason in refused) or "their corpora or kinds of image do not fit")
+        )
+    comparisons = {name: compare(found) for name, found in reports.items() if found}
+    for name, comparison in comparisons.items():
+        write_comparison(comparison, f"{options.out.rstrip('/')}/{name}")
+    return Overview(tuple(sources), comparisons, refused)
+
+
+def _evaluate(
+    protocol: Protocol,
+    lake: Lake,
+    url: str,
+    bundle: Bundle,
+    out: str,
+    table: str | None,
+    options: argparse.Namespace,
+) -> None:
+    given = {} if options.bootstrap is None else {"bootstrap": options.bootstrap}
+    settings = validate(EvaluationConfig, {**bundle.config.evaluation.model_dump(), **given}, where="evaluation")
+    scorer = make_scorer(url, bundle, settings.batch_size, out, options.workers, options.gpus_per_worker)
+    labels = read_labels(table, label_targets(protocol), blank=0) if table else None
+    result = protocol.run(bundle, lake, config=settings, scorer=scorer, labels=labels)
+    write_report(result, out, overlays=settings.overlays)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jobs.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("reports", nargs="+", metavar="label=folder", help="a name, and where its report.json is")
-    parser.add_argument("--out", default="runs/comparison", help="folder or URL for comparison.json and .html")
-    options = parser.parse_args(arguments)
-    comparison = compare(_sources(options.reports))
-    where = write_comparison(comparison, options.out)
-    print(f"{comparison.to_text()}\n\ncomparison  {where}/comparison.html")
+    parser.add_argument(
+        "sources", nargs="+", metavar="label=folder", help="a name, and its report; with --lakes, its bundle"
+    )
+    parser.add_argument("--lakes", nargs="+", default=(), help="folders or URLs of lakes to evaluate bundles on")
+    parser.add_argument(
+        "--labels", nargs="+", default=(), metavar="protocol=CSV", help="labels of protocols that have their own table"
+    )
+    parser.add_argument("--out", default="runs/comparison", help="folder or URL for the table and its reports")
+    parser.add_argument("--bootstrap", type=whole_number(0), help="replicates per interval (default: the bundle's)")
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=0, help="Ray actors that score (default: this process)"
+    )
+    parser.add_argument("--gpus-per-worker", type=float, default=0.0)
+    return parser.parse_args(arguments)
 
 
-def _sources(words: Sequence[str]) -> dict[str, str]:
-    sources: dict[str, str] = {}
+def _pairs(words: Sequence[str], form: str, twice: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for word in words:
-        label, separator, folder = word.partition("=")
-        if not (separator and label and folder):
-            raise ConfigError(f"{word!r} is not of the form label=folder, such as radzero=runs/radzero")
-        if label in sources:
-            raise ConfigError(f"two reports are labelled {label!r}; give each its own label")
-        sources[label] = folder
-    return sources
+        label, separator, value = word.partition("=")
+        if not (separator and label and value):
+            raise ConfigError(f"{word!r} is not of the form {form}")
+        if label in found:
+            raise ConfigError(f"two {twice} {label!r}; give each its own")
+        found[label] = value
+    return found
 
 
 if __name__ == "__main__":

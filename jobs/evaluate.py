@@ -71,10 +71,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     given = {"bootstrap": options.bootstrap, "batch_size": options.batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = validate(EvaluationConfig, {**bundle.config.evaluation.model_dump(), **chosen}, where="evaluation")
-    scorer = _scorer(options, bundle, settings)
+    scorer = make_scorer(
+        options.bundle, bundle, settings.batch_size, options.out, options.workers, options.gpus_per_worker
+    )
     labels = None
     if options.labels:
-        labels = read_labels(options.labels, _targets(protocol), blank=0)
+        labels = read_labels(options.labels, label_targets(protocol), blank=0)
     result = protocol.run(bundle, lake, config=settings, split=options.split, scorer=scorer, labels=labels)
     _finish(result, options.out, settings.overlays)
 
@@ -109,7 +111,8 @@ def _with_tables(options: argparse.Namespace, protocol: Protocol) -> Protocol:
     return protocol if benchmark is None else replace(protocol, run=benchmark.run, benchmark=benchmark)
 
 
-def _targets(protocol: Protocol) -> tuple[Target, ...]:
+def label_targets(protocol: Protocol) -> tuple[Target, ...]:
+    """The classes that a table of labels is joined to. Raises EvaluationError where the lake's own labels count."""
     if protocol.benchmark is None or callable(protocol.benchmark.targets):
         raise EvaluationError(f"protocol {protocol.name!r} takes its labels from the lake; leave --labels out")
     return protocol.benchmark.targets
@@ -120,19 +123,13 @@ def _finish(result: EvaluationResult, out: str, overlays: int) -> None:
     print(f"{summary(result)}\n\nreport  {where}/report.html")
 
 
-def _scorer(options: argparse.Namespace, bundle: Bundle, settings: EvaluationConfig) -> Scorer:
-    kept = Kept(normal_url(f"{options.out.rstrip('/')}/scores"), fingerprint(options.bundle))
-    if not options.workers:
-        return InProcess(bundle, settings.batch_size, kept)
+def make_scorer(url: str, bundle: Bundle, batch_size: int, out: str, workers: int, gpus_per_worker: float) -> Scorer:
+    """What scores with the bundle of ``url``, here or on Ray; an interrupted evaluation into ``out`` continues."""
+    kept = Kept(normal_url(f"{out.rstrip('/')}/scores"), fingerprint(url))
+    if not workers:
+        return InProcess(bundle, batch_size, kept)
     connect()
-    return OnRay(
-        options.bundle,
-        bundle.config,
-        settings.batch_size,
-        options.workers,
-        gpus_per_worker=options.gpus_per_worker,
-        kept=kept,
-    )
+    return OnRay(url, bundle.config, batch_size, workers, gpus_per_worker=gpus_per_worker, kept=kept)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

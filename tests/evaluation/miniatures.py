@@ -1,9 +1,16 @@
-"""Each benchmark's tree as published, in miniature: a dozen small images whose findings are bright squares."""
+"""Each benchmark's tree as published, in miniature: a dozen small images whose findings are bright squares.
+
+python -m tests.evaluation.miniatures lakes/miniatures
+
+writes each as a lake of its corpus, and ``ct-rate-lt.csv``, to try every protocol without any data.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +19,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from pydicom import uid
 
+from rayzero.evaluation.protocols.ct_rate import LONG_TAIL
 from rayzero.studies.corpora import (
     StudyRef,
     chestxdet,
@@ -181,9 +189,21 @@ def mscxr_tree(root: Path) -> None:
         finding = ("Edema", "Pneumothorax")[number % 2]
         text = f"{finding.lower()} of the right lung {number % 3}"
         x0, y0, x1, y1 = BOX
-        rows.append([dicom_id(number), finding, text, path, x0, y0, x1 - x0, y1 - y0, SIDE, SIDE, "test"])
+        split = "val" if number < 2 else "test"
+        rows.append([dicom_id(number), finding, text, path, x0, y0, x1 - x0, y1 - y0, SIDE, SIDE, split])
         film(root / path, True, number)
     write_csv(root / "MS_CXR_Local_Alignment_v1.1.0.csv", header, rows)
+
+
+def medrpg_tree(root: Path) -> None:
+    pairs = []
+    for number in range(6):
+        path = f"files/p10/p1000000{number}/s5000000{number}/{dicom_id(number)}.jpg"
+        det = [{"name": f"haze of the right lung {number % 3}", "label": [list(BOX), [0, 0, 2, 2]]}]
+        pairs.append({"image": path, "det": det})
+        film(root / path, True, number)
+    (root / "MS-CXR").mkdir()
+    (root / "MS-CXR/test.json").write_text(json.dumps(pairs))
 
 
 def mimic_tree(root: Path) -> None:
@@ -258,6 +278,13 @@ def ct_rate_tree(root: Path) -> None:
     _table(root / "dataset/multi_abnormality_labels/valid_predicted_labels.csv", labels)
 
 
+def long_tail_labels() -> dict[str, dict[str, int]]:
+    """Labels of rare findings for the volumes of ``ct_rate_tree``."""
+    return {
+        f"valid_{n}_a_{k}": {one: (n + i) % 2 for i, one in enumerate(LONG_TAIL)} for n in range(1, 7) for k in (1, 2)
+    }
+
+
 def rad_tree(root: Path) -> None:
     sources = sorted(
         {source for group in rad_chestct.CT_RATE_CLASSES.values() for source in group} | {"cancer", "cabg"}
@@ -303,7 +330,8 @@ TREES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "rsna-gloria": ("rsna-pneumonia", rsna_tree),
     "rsna-alta": ("rsna-pneumonia-alta", rsna_alta_tree),
     "ms-cxr": ("ms-cxr", mscxr_tree),
-    "ms-cxr-pointing": ("ms-cxr", mscxr_tree),
+    "ms-cxr-split": ("ms-cxr", mscxr_tree),
+    "ms-cxr-medrpg": ("ms-cxr-medrpg", medrpg_tree),
     "mimic-retrieval": ("mimic-cxr-jpg", mimic_tree),
     "chexpert-5x200": ("chexpert-5x200", five_tree),
     "chexpert-8x200": ("chexpert-8x200", eight_tree),
@@ -315,3 +343,19 @@ TREES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "inspect": ("inspect", inspect_tree),
 }
 """Of each benchmark: its corpus, and what writes the tree."""
+
+
+def main(folder: Path) -> None:
+    """Write every miniature into ``folder``."""
+    for name, write in dict(TREES.values()).items():
+        with tempfile.TemporaryDirectory() as root:
+            tree = Path(root) / "tree"
+            tree.mkdir()
+            write(tree)
+            lake = ingested(name, tree, folder / name)
+        print(f"{sum(lake.counts['split'].values()):4} studies  {lake.url}")
+    _table(folder / "ct-rate-lt.csv", [{"VolumeName": name, **row} for name, row in long_tail_labels().items()])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

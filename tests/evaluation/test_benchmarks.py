@@ -15,13 +15,12 @@ from rayzero.bundle import Bundle
 from rayzero.config import load_config
 from rayzero.encoders.volume import ViT3D
 from rayzero.evaluation.errors import EvaluationError
-from rayzero.evaluation.protocols.ct_rate import LONG_TAIL
 from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
 from rayzero.evaluation.report import write_report
 from rayzero.studies.lake import Lake
 from tests.encoders.test_volume import TINY
 from tests.encoders.tiny import tiny_bert
-from tests.evaluation.miniatures import TREES, ingested
+from tests.evaluation.miniatures import TREES, ingested, long_tail_labels
 
 _VOLUMES = [name for name in TREES if TREES[name][0] in ("ct-rate-fixed", "rad-chestct", "inspect")]
 
@@ -79,13 +78,7 @@ def test_a_protocol_reports_from_its_published_tree(
 ) -> None:
     lake = lakes[TREES[name][0]]
     bundle = volumes if name in _VOLUMES else films
-    labels = None
-    if name == "ct-rate-lt":
-        labels = {
-            f"valid_{n}_a_{k}": {one: (n + i) % 2 for i, one in enumerate(LONG_TAIL)}
-            for n in range(1, 7)
-            for k in (1, 2)
-        }
+    labels = long_tail_labels() if name == "ct-rate-lt" else None
     result = find_protocol(name).run(bundle, lake, labels=labels)
     assert result.figures
     assert all(one.best.value == one.best.value for one in result.figures), [one.key for one in result.figures]
@@ -114,6 +107,40 @@ def test_figures_are_those_of_the_images_joined_by_id(films: Bundle, lakes: Lake
     (macro,) = [one for one in result.figures if one.key == "macro_auroc"]
     assert macro.best.value == pytest.approx(np.mean(areas), abs=1e-6)
     assert macro.reference["RadZero 518"] == 0.787
+
+
+def test_ms_cxr_is_measured_on_all_pairs_on_its_split_and_on_medrpgs_list(films: Bundle, lakes: Lakes) -> None:
+    whole = find_protocol("ms-cxr").run(films, lakes["ms-cxr"])
+    part = find_protocol("ms-cxr-split").run(films, lakes["ms-cxr"])
+    listed = find_protocol("ms-cxr-medrpg").run(films, lakes["ms-cxr-medrpg"])
+    assert (whole.split, part.split, listed.split) == ("test + validation", "test", "test")
+    assert [one.counts["images"] for one in (whole, part, listed)] == [8, 6, 6]
+    figures = {one.key: one.best for one in whole.figures}
+    assert figures["cnr"].n == figures["miou"].n == figures["pointing"].n == 8
+    assert {one.key: one.best.n for one in part.figures}["cnr"] == 6
+    contrasts: dict[str, list[float]] = {}
+    for one in whole.scored.images:
+        (region,) = whole.scored.truth.studies[one.study_id].regions
+        contrasts.setdefault(region.finding, []).extend(r.contrast for r in one.regions if r.contrast is not None)
+    every = np.abs(np.concatenate([*contrasts.values()]))
+    assert figures["cnr"].value == pytest.approx(every.mean())
+    assert figures["macro_cnr"].value == pytest.approx(np.mean([np.abs(v).mean() for v in contrasts.values()]))
+    assert [one.key for one in listed.figures] == ["pointing"]
+
+
+def test_validation_images_calibrate_the_probabilities(films: Bundle, lakes: Lakes, tmp_path: Path) -> None:
+    result = find_protocol("chestxray14").run(films, lakes["nih-chestxray14-community"])
+    fit = result.calibration
+    assert fit is not None
+    # Twelve findings never occur among the nine validation images: they would only teach that logits mean nothing.
+    assert fit.fitted_on == 3 * 9
+    assert fit.calibrated.expected_error < fit.raw.expected_error
+    assert result.card()["calibration"] == {"scale": fit.calibration.scale, "bias": fit.calibration.bias}
+    where = write_report(result, str(tmp_path), overlays=0)
+    assert "Expected calibration error" in Path(where, "report.html").read_text()
+    payload = json.loads(Path(where, "report.json").read_text())
+    assert payload["calibration"]["expected_calibration_error"] == fit.calibrated.expected_error
+    assert find_protocol("chestxdet10").run(films, lakes["chestx-det10"]).calibration is None
 
 
 def test_thresholds_say_where_they_come_from(films: Bundle, lakes: Lakes) -> None:

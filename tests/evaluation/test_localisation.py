@@ -30,14 +30,15 @@ from rayzero.evaluation.metrics.segmentation import (
     [
         ((2, 3), True),
         ((5, 3), True),
-        ((6, 3), False),
+        ((6, 3), True),
+        ((7, 3), False),
         ((1, 3), False),
-        ((2, 8), False),
-        ((2, 7), True),
+        ((2, 8), True),
+        ((2, 9), False),
         ((2, 2), False),
     ],
 )
-def test_boxes_are_half_open(point: tuple[int, int], hit: bool) -> None:
+def test_both_edges_of_a_box_are_inside_as_in_published_code(point: tuple[int, int], hit: bool) -> None:
     assert inside_any(point, [(2.0, 3.0, 6.0, 8.0)]) is hit
 
 

@@ -86,7 +86,7 @@ class Benchmark:
     prompt. ``grouped`` names sets of classes. ``texts`` finds what is retrieved. ``quirks`` say how the published
     figures came about. ``label_table`` benchmarks need labels that no lake of their corpus has; ``prompt_table`` and
     ``query_table`` ones take prompts per class, or ``queries`` (class, sentence), from a file. ``columns`` are those
-    of published scores where they are not the targets.
+    of published scores where they are not the targets. ``every_split`` benchmarks are measured on the whole lake.
     """
 
     name: str
@@ -109,6 +109,7 @@ class Benchmark:
     columns: tuple[str, ...] = ()
     grouped: Callable[[Scored], Groups] | None = None
     tuned: bool = False
+    every_split: bool = False
     reference: Reference = field(default_factory=dict)
     quirks: tuple[str, ...] = ()
 
@@ -139,7 +140,8 @@ class Benchmark:
             raise EvaluationError(f"protocol {self.name!r} has its own table of labels; give it with --labels")
         config = config or bundle.config.evaluation
         scorer = scorer or InProcess(bundle, config.batch_size)
-        truth = read_truth(lake, split)
+        splits = lake.splits if self.every_split and split == "test" else (split,)
+        truth = read_truth(lake, *splits)
         validated = self.tuned and VALIDATION in lake.splits and split != VALIDATION
         tuning = read_truth(lake, VALIDATION) if validated else None
         targets = self.find_targets(truth)
@@ -153,7 +155,8 @@ class Benchmark:
             phrases=_phrases(truth) if self.phrases else (),
             embed=self.embed,
         )
-        test = self.assemble(truth, scorer(lake, split, task), targets, prompts, labels)
+        images = [one for name in splits for one in scorer(lake, name, task)]
+        test = self.assemble(truth, images, targets, prompts, labels)
         validation = None
         if tuning is not None:
             tuned = replace(task, examples=frozenset(), sentences=())
@@ -163,7 +166,7 @@ class Benchmark:
             test,
             validation,
             config,
-            where=(lake.url, lake.fingerprint, split),
+            where=(lake.url, lake.fingerprint, " + ".join(splits)),
             prompts=(config.prompt, *config.ensemble),
         )
 
@@ -200,6 +203,7 @@ class Benchmark:
             replicates=config.bootstrap,
             scored=test,
             classification=areas,
+            calibration=_calibration(validation, test) if classified and validation else None,
             grounding=sections.grounding(test, bootstrap, groups) if boxed else None,
             figures=tuple(figures),
             bootstrap_key=bootstrap.key,
@@ -237,7 +241,10 @@ class Benchmark:
         prompts: Sequence[tuple[str, str]],
         labels: Mapping[str, Mapping[str, int]] | None,
     ) -> Scored:
-        """Logits of the classes in place of those of the prompts, one record per unit, labels of the classes."""
+        """Logits of the classes in place of those of the prompts, one record per unit, labels of the classes.
+
+        Without classes, labels stay those of the lake.
+        """
         count = sum(len(one.prompts or one.asked) for one in targets)
         names = [name for name, _ in prompts[:count]]
         columns = [[place for place, name in enumerate(names) if name == one.name] for one in targets]
@@ -251,7 +258,9 @@ class Benchmark:
             merged = _by_study(merged, first=self.first_view)
         if labels is not None:
             truth, merged = _relabelled(truth, merged, labels)
-        studies = {name: replace(study, labels=_target_labels(study, targets)) for name, study in truth.studies.items()}
+        studies = dict(truth.studies)
+        if targets:
+            studies = {name: replace(one, labels=_target_labels(one, targets)) for name, one in studies.items()}
         return Scored(Truth(studies, truth.where), merged, tuple(one.name for one in targets))
 
     def _notes(self, test: Scored, validation: Scored | None) -> list[str]:
@@ -308,6 +317,13 @@ def _relabelled(
 
 def _phrases(truth: Truth) -> tuple[str, ...]:
     return tuple(sorted({region.phrase for study in truth.studies.values() for region in study.regions}))
+
+
+def _calibration(validation: Scored, test: Scored) -> sections.CalibrationFit | None:
+    """Probabilities by a scale and a bias fitted on validation; None where no class has both labels there."""
+    labels = validation.labels
+    usable = ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any()
+    return sections.calibration(validation, test) if usable else None
 
 
 def _located(test: Scored) -> bool:

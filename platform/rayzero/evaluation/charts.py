@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -19,6 +20,8 @@ INK, GRID, SOFT = "#1f2933", "#e4e7eb", "#7b8794"
 COLOURS = ("#1f5f99", "#c05621", "#2f7d4f", "#6b46a3")
 # Findings that one forest plot draws: the table below it lists all.
 _FOREST = 48
+# As many findings stand in one column; longer names are cut.
+_FEW, _NAME = 3, 30
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rayzero",
@@ -43,29 +46,37 @@ def label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def forest(part: Classification) -> str:
-    """AUROC per finding with its interval, group by group, best first; of many findings, the best and the worst."""
+def forest(part: Classification) -> list[str]:
+    """AUROC per finding with its interval, group by group, best first; of many findings, the best and the worst.
+
+    Two charts of as many rows each, to stand side by side, or one where there are few.
+    """
     rows = list({name: group for group, names in part.members.items() for name in _best_first(part, names)}.items())
     if len(rows) > _FOREST:
         ordered = _best_first(part, tuple(name for name, _ in rows))
         ends = {*ordered[: _FOREST // 2], *ordered[-_FOREST // 2 :]}
         rows = [(name, group) for name, group in rows if name in ends]
 
-    def draw(axes: Axes) -> None:
-        for place, (name, group) in enumerate(rows):
-            one, colour = part.per_class[name].auroc, _colour(part, group)
-            axes.plot([one.low, one.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-            axes.plot(one.value, place, "o", color=colour, markersize=6)
-        axes.axvline(0.5, color=SOFT, linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlim(min([0.45, *(part.per_class[n].auroc.low - 0.03 for n, _ in rows)]), 1.01)
-        axes.set_xlabel("AUROC (95 % interval); dashed: chance")
-        axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
-        _group_legend(axes, part)
+    left = min([0.45, *(part.per_class[name].auroc.low - 0.03 for name, _ in rows)])
+    middle = (len(rows) + 1) // 2 if len(rows) > _FEW else len(rows)
+    halves = [half for half in (rows[:middle], rows[middle:]) if half]
+    return [svg(partial(_forest, part, half, left, middle), 5.2, 1.1 + 0.3 * middle) for half in halves]
 
-    return svg(draw, 6.4, 1.3 + 0.3 * len(rows))
+
+def _forest(part: Classification, rows: Sequence[tuple[str, str]], left: float, height: int, axes: Axes) -> None:
+    """``rows`` (finding, group) on axes with room for ``height`` of them."""
+    for place, (name, group) in enumerate(rows):
+        one, colour = part.per_class[name].auroc, _colour(part, group)
+        axes.plot([one.low, one.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(one.value, place, "o", color=colour, markersize=6)
+    axes.axvline(0.5, color=SOFT, linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(rows)), [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name, _ in rows])
+    axes.set_ylim(height - 0.4, -0.6)
+    axes.set_xlim(left, 1.01)
+    axes.set_xlabel("AUROC (95 % interval); dashed: chance")
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    _group_legend(axes, part)
 
 
 def comparison(systems: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -111,7 +122,8 @@ def roc(part: Classification) -> str:
                 text = f"{_curves(group, names)} (AUROC {part.groups[group].value:.3f})"
                 axes.plot(*mean, color=colour, linewidth=2.4, label=text)
         _unit_square(axes, "False positive rate", "True positive rate")
-        axes.legend(loc="lower right", fontsize=9)
+        # Above the axes, as beside it: two squares of one size.
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), fontsize=9, borderaxespad=0)
 
     return svg(draw, 5.2, 4.8)
 

@@ -73,7 +73,7 @@ class Comparison:
         width = max(20, *(len(label) + 2 for label in labels))
         lines = [f"{'figure':<38}" + "".join(f"{label:>{width}}" for label in labels) + "  chance"]
         for name, cells in self.rows.items():
-            shown = "".join(f"{_cell(cells[label]):>{width}}" for label in labels)
+            shown = "".join(f"{show_cell(cells[label]):>{width}}" for label in labels)
             lines.append(f"{headline_name(name, self.names):<38}{shown}  {chance_range(cells)}")
         first = next(iter(self.reports))
         lines += [
@@ -188,7 +188,8 @@ def _at(report: Mapping[str, Any], dotted: str) -> Any:
     return value
 
 
-def _cell(cell: Mapping[str, Any] | None) -> str:
+def show_cell(cell: Mapping[str, Any] | None) -> str:
+    """A figure with its interval as text."""
     if cell is None or cell["value"] is None:
         return "-"
     if cell["low"] is None:

@@ -22,6 +22,7 @@ from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.kept import Kept
 from rayzero.evaluation.metrics.grounding import box_share, boxes_mask, contrast, first_peak, inside_any
 from rayzero.evaluation.metrics.segmentation import histograms
+from rayzero.evaluation.metrics.semantic import Assigned, assign
 from rayzero.evaluation.pictures import radiograph_picture, section_picture
 from rayzero.evaluation.records import SCHEMA, Float32, ImageScores, Localised, Task, from_table, to_table
 from rayzero.studies.errors import LakeError
@@ -156,6 +157,7 @@ class GroupScorer:
             if not (np.isfinite(logits[row]).all() and np.isfinite(sentences[row]).all()):
                 raise EvaluationError(f"the model gave a logit that is not finite for image {image.image_id}")
             example = study.study_id in self.task.examples
+            alone = features.rows(slice(row, row + 1))
             yield ImageScores(
                 study_id=study.study_id,
                 patient_id=study.patient_id,
@@ -163,10 +165,11 @@ class GroupScorer:
                 size=image.shape,
                 logits=logits[row],
                 sentences=sentences[row],
-                regions=tuple(self._localise(features.rows(slice(row, row + 1)), study, image, geometry, example)),
+                regions=tuple(self._localise(alone, study, image, geometry, example)),
                 thumbnail=self._picture(image) if example else b"",
                 view=image.view,
                 embedding=embeddings[row],
+                assigned=self._assign(alone, study, image, geometry) if self.task.among else None,
             )
 
     def _picture(self, image: Image) -> bytes:
@@ -204,6 +207,16 @@ class GroupScorer:
         for phrase, marked in phrases.items():
             grid = self._map(features, self._phrases, self._phrase[phrase])
             yield _compare(phrase, grid, marked, geometry, image, keep=example, filled=True, contrasted=True)
+
+    def _assign(self, features: ImageFeatures, study: Study, image: Image, geometry: AnyGeometry) -> Assigned:
+        """Every pixel given to one of the findings ``among``; their maps exist one at a time."""
+        found: dict[int, list[np.ndarray[Any, np.dtype[np.bool_]]]] = {}
+        for region in study.regions:
+            if region.image_id == image.image_id and region.mask is not None and region.finding in self.task.among:
+                found.setdefault(self.task.among.index(region.finding), []).append(region.mask.array())
+        grids = (self._map(features, self._prompts, self._column[name]) for name in self.task.among)
+        maps = (geometry.restore(np.ascontiguousarray(grid, dtype=np.float32)) for grid in grids)
+        return assign(maps, {place: np.logical_or.reduce(masks) for place, masks in found.items()}, image.shape)
 
     def _map(self, features: ImageFeatures, texts: Sequence[TextFeatures], place: int) -> Float32:
         part, row = divmod(place, _TEXT_BATCH)

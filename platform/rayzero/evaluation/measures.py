@@ -182,7 +182,7 @@ def pointing(benchmark: Benchmark, measured: Measured) -> list[Figure]:
 
 
 def phrase_overlap(benchmark: Benchmark, measured: Measured) -> list[Figure]:
-    """CNR, absolute and signed, and mIoU of each (image, phrase), averaged per category and then over categories."""
+    """CNR, absolute and signed, and mIoU: the mean over pairs of image and phrase, and over categories."""
     test = measured.test
     signed: dict[str, tuple[list[float], list[str]]] = {}
     overlap: dict[str, tuple[list[float], list[str]]] = {}
@@ -202,12 +202,14 @@ def phrase_overlap(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     absolute = {name: ([abs(v) for v in values], owners) for name, (values, owners) in signed.items()}
     auroc, bound = dice.pixel_auroc(pixels)
     union = "one mask per image and phrase"
-    both = _macro(overlap, measured.bootstrap)
+    each, wide = _pooled(overlap, measured.bootstrap), _macro(overlap, measured.bootstrap)
     steps = "sigmoid of the map above 0.1, 0.2, ..., 0.5, mean of the five"
     figures = [
-        Figure("cnr", "CNR, absolute", _macro(absolute, measured.bootstrap), None, union),
-        Figure("signed_cnr", "CNR, signed", None, _macro(signed, measured.bootstrap), union, chance=0.0),
-        Figure("miou", "mIoU", both, both, steps),
+        Figure("cnr", "CNR, absolute", _pooled(absolute, measured.bootstrap), None, union),
+        Figure("macro_cnr", "CNR, absolute, mean of categories", _macro(absolute, measured.bootstrap), None, union),
+        Figure("signed_cnr", "CNR, signed", None, _pooled(signed, measured.bootstrap), union, chance=0.0),
+        Figure("miou", "mIoU", each, each, steps),
+        Figure("macro_miou", "mIoU, mean of categories", wide, wide, steps),
         Figure("pixel_auroc", "Pixel AUROC in boxes", point(auroc, len(pixels)), None, _bin(bound), chance=0.5),
     ]
     return referenced(benchmark, figures)
@@ -340,6 +342,12 @@ def _add(found: dict[str, tuple[list[float], list[str]]], key: str, value: float
 
 def _macro(found: Mapping[str, tuple[list[float], list[str]]], bootstrap: Bootstrap) -> Estimate:
     return macro({name: (np.array(values), owners) for name, (values, owners) in sorted(found.items())}, bootstrap)[1]
+
+
+def _pooled(found: Mapping[str, tuple[list[float], list[str]]], bootstrap: Bootstrap) -> Estimate:
+    """The mean over all values, whatever their name."""
+    values = np.concatenate([values for values, _ in found.values()])
+    return bootstrap.mean(values, [owner for _, owners in found.values() for owner in owners])
 
 
 def _bin(bound: float) -> str:

@@ -77,6 +77,37 @@ def report_recall(benchmark: Benchmark, measured: Measured, *, cutoffs: Sequence
     return referenced(benchmark, figures)
 
 
+def label_overlap(
+    benchmark: Benchmark, measured: Measured, *, classes: Sequence[str], cutoffs: Sequence[int]
+) -> list[Figure]:
+    """Shared over joint labels of volumes and of their K nearest by their own vectors, which CT-CLIP calls MAP@K.
+
+    As published a volume is its own first candidate; the strict figure leaves it out. Volumes without any of
+    ``classes`` neither ask nor answer.
+    """
+    test = measured.test
+    vectors = _unit_vectors(test.images)
+    labels = test.truth.labels([one.study_id for one in test.images], classes) == 1
+    asked = np.flatnonzero(labels.any(axis=1))
+    similarity, labels = vectors[asked] @ vectors[asked].T, labels[asked]
+    apart = similarity.copy()
+    np.fill_diagonal(apart, -np.inf)
+    usable = [cutoff for cutoff in cutoffs if cutoff < len(asked)]
+    if not usable:
+        return []
+    owners = [test.patients[row] for row in asked]
+    published, strict = (retrieval.overlap_at(each, labels, usable) for each in (similarity, apart))
+    figures = [
+        Figure(
+            f"label_overlap_at_{cutoff}", f"Overlap of labels among {cutoff} nearest volumes",
+            measured.bootstrap.mean(published[:, place], owners), measured.bootstrap.mean(strict[:, place], owners),
+            "published: the volume itself is the first of them; strict: it is not",
+        )
+        for place, cutoff in enumerate(usable)
+    ]  # fmt: skip
+    return referenced(benchmark, figures)
+
+
 def class_reports(benchmark: Benchmark, measured: Measured, *, cutoffs: Sequence[int]) -> list[Figure]:
     """P@K of images asking for reports of their own class. Every image's report is a candidate, duplicates too."""
     test = measured.test
@@ -97,8 +128,7 @@ def image_to_image(benchmark: Benchmark, measured: Measured, *, cutoffs: Sequenc
     """P@K of query images among candidates, by the cosine of the images' own vectors."""
     test = measured.test
     asking, answering = _roles(test)
-    vectors = np.stack([one.embedding for one in test.images]).astype(np.float64)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = _unit_vectors(test.images)
     labels = np.array(first_labels(test))
     relevant = labels[asking][:, None] == labels[answering][None, :]
     owners = [test.patients[row] for row in asking]
@@ -129,6 +159,11 @@ def text_to_image(benchmark: Benchmark, measured: Measured, *, cutoffs: Sequence
     owners = [f"query {place}" for place in range(len(asked))]
     again = Bootstrap(owners, measured.bootstrap.replicates)
     return precision_figures(benchmark, similarity, relevant, owners, cutoffs, again, "text_", ", text to image")
+
+
+def _unit_vectors(images: Sequence[ImageScores]) -> Float:
+    vectors = np.stack([one.embedding for one in images]).astype(np.float64)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 def _roles(test: Scored) -> tuple[list[int], list[int]]:

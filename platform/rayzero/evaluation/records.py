@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayzero.evaluation.metrics.segmentation import Histograms
+from rayzero.evaluation.metrics.semantic import Assigned
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 Real = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -26,7 +27,8 @@ class Task:
     ``prompts`` pairs each finding with its prompt, or with each of several; ``sentences`` are the distinct report
     sentences to score; studies in ``examples`` keep a thumbnail and their patch grids. Maps are made of findings where
     they have a region; of those in ``segment`` on every image, with boxes as masks where there are no others; and of
-    the ``phrases`` of regions, which are not scored. ``embed`` keeps the image's own vector.
+    the ``phrases`` of regions, which are not scored. ``embed`` keeps the image's own vector. Every pixel of every image
+    is given to one of the findings ``among``, or to none.
     """
 
     prompts: tuple[tuple[str, str], ...] = ()
@@ -36,6 +38,7 @@ class Task:
     segment: frozenset[str] = frozenset()
     phrases: tuple[str, ...] = ()
     embed: bool = False
+    among: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Localised:
 class ImageScores:
     """One image of ``size`` (H, W) or (Z, Y, X): logits of the prompts (F,) and of the sentences (S,), its regions.
 
-    ``embedding`` (D,) is empty unless it was asked for; ``thumbnail`` is a JPEG, for examples alone.
+    ``embedding`` (D,) is empty unless it was asked for; ``thumbnail`` is a JPEG, for examples alone. ``assigned`` is
+    what pixels were given to the task's findings ``among``.
     """
 
     study_id: str
@@ -76,6 +80,7 @@ class ImageScores:
     thumbnail: bytes = b""
     view: str = ""
     embedding: Float32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32), repr=False)
+    assigned: Assigned | None = field(default=None, repr=False)
 
 
 _REGION = pa.struct(
@@ -104,6 +109,7 @@ SCHEMA = pa.schema(
         ("thumbnail", pa.binary()),
         ("view", pa.string()),
         ("embedding", pa.binary()),
+        ("assigned", pa.binary()),
     ]
 )
 
@@ -122,6 +128,7 @@ def to_table(records: Sequence[ImageScores]) -> pa.Table:
             "thumbnail": one.thumbnail,
             "view": one.view,
             "embedding": one.embedding.astype("<f4").tobytes(),
+            "assigned": None if one.assigned is None else one.assigned.to_bytes(),
         }
         for one in records
     ]
@@ -142,6 +149,7 @@ def from_table(table: pa.Table) -> list[ImageScores]:
             thumbnail=row["thumbnail"],
             view=row["view"],
             embedding=np.frombuffer(row["embedding"], "<f4"),
+            assigned=None if row["assigned"] is None else Assigned.from_bytes(row["assigned"]),
         )
         for row in table.to_pylist()
     ]

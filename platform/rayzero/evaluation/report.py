@@ -24,6 +24,9 @@ _NAMES = {
     "classification.macro_auroc": "Classification, macro AUROC",
     "grounding.pointing_accuracy": "Grounding, pointing accuracy",
     "segmentation.mean_dice": "Segmentation, mean Dice",
+    "semantic_segmentation.miou": "Open-vocabulary segmentation, mIoU",
+    "progression.appeared_auroc": "Since the prior study: appeared, AUROC",
+    "progression.resolved_auroc": "Since the prior study: resolved, AUROC",
 }
 
 
@@ -109,7 +112,9 @@ def _replicates(result: EvaluationResult) -> bytes:
 def _charts(result: EvaluationResult) -> dict[str, Markup]:
     out: dict[str, str] = {}
     if result.classification:
-        out["forest"], out["roc"] = charts.forest(result.classification), charts.roc(result.classification)
+        halves = charts.forest(result.classification)
+        out["forest"] = "".join(f'<div class="chart">{half}</div>' for half in halves)
+        out["roc"] = charts.roc(result.classification)
         out["pr"] = charts.precision_recall(result.classification)
     if result.calibration:
         out["reliability"] = charts.reliability(result.calibration.raw, result.calibration.calibrated)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rayzero.evaluation.metrics.bootstrap import CONFIDENCE, Estimate
 from rayzero.evaluation.metrics.classification import Classification
 from rayzero.evaluation.metrics.retrieval import CUTOFFS
+from rayzero.evaluation.progression import Progression
 from rayzero.evaluation.sections import (
     CalibrationFit,
     Grounding,
@@ -17,6 +18,7 @@ from rayzero.evaluation.sections import (
     RetrievalTable,
     Scored,
     Segmentation,
+    SemanticSegmentation,
 )
 
 
@@ -74,7 +76,9 @@ class EvaluationResult:
     calibration: CalibrationFit | None = None
     grounding: Grounding | None = None
     segmentation: Segmentation | None = None
+    semantic: SemanticSegmentation | None = None
     retrieval: Retrieval | None = None
+    progression: Progression | None = None
     figures: tuple[Figure, ...] = ()
     bootstrap_key: str = ""
 
@@ -104,8 +108,12 @@ class EvaluationResult:
         if self.segmentation:
             out["segmentation"] = _segmentation(self.segmentation)
             out["map_threshold"] = self.segmentation.threshold
+        if self.semantic:
+            out["semantic_segmentation"] = _semantic(self.semantic)
         if self.retrieval:
             out["retrieval"] = _retrieval(self.retrieval)
+        if self.progression:
+            out["progression"] = _progression(self.progression)
         return out
 
     def headline(self) -> dict[str, tuple[Estimate, float]]:
@@ -123,10 +131,15 @@ class EvaluationResult:
             out["grounding.pointing_accuracy"] = (self.grounding.pointing_accuracy, self.grounding.chance)
         if self.segmentation:
             out["segmentation.mean_dice"] = (self.segmentation.mean_dice, self.segmentation.whole_image)
+        if self.semantic:
+            out["semantic_segmentation.miou"] = (self.semantic.miou, math.nan)
         if self.retrieval:
             instance = self.retrieval.instance
             for cutoff, value, chance in zip(CUTOFFS, instance.mean, instance.mean_chance, strict=True):
                 out[f"retrieval.recall_at_{cutoff}"] = (value, chance)
+        if self.progression:
+            out["progression.appeared_auroc"] = (self.progression.appeared, 0.5)
+            out["progression.resolved_auroc"] = (self.progression.resolved, 0.5)
         return out
 
     @property
@@ -215,6 +228,17 @@ def _segmentation(part: Segmentation) -> dict[str, Any]:
     }
 
 
+def _semantic(part: SemanticSegmentation) -> dict[str, Any]:
+    return {
+        "miou": part.miou.to_json(),
+        **{group: {"miou": value.to_json()} for group, value in part.groups.items()},
+        "per_finding": {name: {"iou": value.to_json()} for name, value in part.per_finding.items()},
+        "background": {"iou": part.background.to_json(), "iou_without_findings": part.nothing},
+        "threshold": {"logit": part.threshold, "chosen_on": "validation"},
+        "oracle": {"miou": part.oracle_miou},
+    }
+
+
 def _retrieval(part: Retrieval) -> dict[str, Any]:
     return {
         **_recall(part.instance.mean),
@@ -223,6 +247,17 @@ def _retrieval(part: Retrieval) -> dict[str, Any]:
         "chance": {f"recall_at_{k}": v for k, v in zip(CUTOFFS, part.instance.mean_chance, strict=True)},
         "images": len(part.study_ids),
         "reports": len(part.gallery.reports),
+    }
+
+
+def _progression(part: Progression) -> dict[str, Any]:
+    return {
+        "appeared_auroc": part.appeared.to_json(),
+        "resolved_auroc": part.resolved.to_json(),
+        "pairs": part.pairs,
+        "appearances": part.appearances,
+        "resolutions": part.resolutions,
+        "chance": 0.5,
     }
 
 

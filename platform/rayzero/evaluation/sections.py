@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,15 @@ from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.metrics import calibration as platt
 from rayzero.evaluation.metrics import retrieval as ranking
 from rayzero.evaluation.metrics import segmentation as dice
-from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, Float, macro
+from rayzero.evaluation.metrics import semantic
+from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, Float, estimate, macro, mean_defined
 from rayzero.evaluation.metrics.classification import MASKED, Classification, Labels, classify
 from rayzero.evaluation.records import ImageScores
 from rayzero.evaluation.truth import Truth, sentences_of
 
 Groups = Mapping[str, Sequence[str]]
 
+BACKGROUND = "background"
 DIRECTIONS = ("image_to_report", "report_to_image")
 
 
@@ -79,6 +82,23 @@ class Segmentation:
     whole_image_per_finding: Mapping[str, float]
     curve: Float
     validation_curve: Float
+
+
+@dataclass(frozen=True)
+class SemanticSegmentation:
+    """IoU of pixels given to the finding whose map is highest, or to none below ``threshold`` (logit, of validation).
+
+    Intersection and union are over all pixels of the split; ``miou`` and ``groups`` are unweighted means over findings.
+    ``nothing`` is the background's IoU when every pixel is given to it.
+    """
+
+    miou: Estimate
+    groups: Mapping[str, Estimate]
+    per_finding: Mapping[str, Estimate]
+    background: Estimate
+    nothing: float
+    threshold: float
+    oracle_miou: float
 
 
 @dataclass(frozen=True)
@@ -181,6 +201,38 @@ def segmentation(validation: Scored, test: Scored, bootstrap: Bootstrap, groups:
         curve=curve,
         validation_curve=validation_curve,
     )
+
+
+def semantic_segmentation(
+    validation: Scored, test: Scored, bootstrap: Bootstrap, groups: Groups, among: Sequence[str]
+) -> SemanticSegmentation:
+    """IoU of the findings ``among`` that have a mask, with the background threshold of validation."""
+    tuning, images = ([one.assigned for one in part.images if one.assigned] for part in (validation, test))
+    curve = semantic.iou_curve(images)
+    chosen = semantic.best_background(semantic.iou_curve(tuning))
+    found = semantic.iou_estimates(images, [*among, BACKGROUND], test.patients, bootstrap, chosen)
+    background = found.pop(BACKGROUND)
+    sizes = np.sum([one.size for one in images], axis=0)
+    pixels = sum(int(one.predicted[:, 0].sum()) for one in images)
+    oracle = mean_defined(curve[:-1], axis=0)
+    return SemanticSegmentation(
+        miou=_mean_iou(found, list(found)),
+        groups={group: _mean_iou(found, names) for group, names in groups.items()},
+        per_finding=found,
+        background=background,
+        nothing=float(sizes[-1] / pixels),
+        threshold=float(semantic.BACKGROUND_THRESHOLDS[chosen]),
+        oracle_miou=float(oracle.max()),
+    )
+
+
+def _mean_iou(found: Mapping[str, Estimate], names: Sequence[str]) -> Estimate:
+    kept = [found[name] for name in names if name in found]
+    if not kept:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    drawn = [one.samples for one in kept if one.samples is not None]
+    samples = mean_defined(np.stack(drawn), axis=0) if drawn else np.empty(0)
+    return estimate(float(np.mean([one.value for one in kept])), samples, sum(one.n for one in kept))
 
 
 def dice_curves(scored: Scored) -> dict[str, tuple[Float, list[str]]]:

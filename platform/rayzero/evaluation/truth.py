@@ -17,7 +17,7 @@ from rayzero.studies.study import Study
 
 @dataclass(frozen=True)
 class Truth:
-    """The studies of one split by id, without images; ``where`` names lake and split in messages.
+    """The studies of one split, or of several, by id, without images; ``where`` names lake and split in messages.
 
     ``images`` counts the images of each.
     """
@@ -61,14 +61,15 @@ class Truth:
         return frozenset(chosen)
 
 
-def read_truth(lake: Lake, split: str) -> Truth:
-    """The truth of ``split``. Raises EvaluationError when the lake has no such split."""
+def read_truth(lake: Lake, *splits: str) -> Truth:
+    """The truth of ``splits``. Raises EvaluationError when the lake has no such split."""
     images: dict[str, int] = {}
-    for group in split_groups(lake, split):
+    for group in (group for split in splits for group in split_groups(lake, split)):
         for row in read_parquet_group(group, ["study_id", "images.list.element.view"]).to_pylist():
             images[row["study_id"]] = len(row["images"])
-    studies = lake.read(splits=[split], columns=("labels", "sentences", "regions", "report"))
-    return Truth({study.study_id: study for study in studies}, f"split {split!r} of the lake at {lake.url}", images)
+    studies = lake.read(splits=splits, columns=("labels", "sentences", "regions", "report", "prior_study_id"))
+    named = " + ".join(map(repr, splits))
+    return Truth({study.study_id: study for study in studies}, f"split {named} of the lake at {lake.url}", images)
 
 
 def sentences_of(study: Study) -> frozenset[str]:

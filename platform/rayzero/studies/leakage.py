@@ -34,7 +34,7 @@ CHUNK_STUDIES = 64
 """Studies that one task compares."""
 
 _FAMILIES = {
-    **dict.fromkeys(("mimic-cxr", "mimic-cxr-jpg", "mimic-cxr-jpg-negbio", "ms-cxr"), "mimic-cxr"),
+    **dict.fromkeys(("mimic-cxr", "mimic-cxr-jpg", "mimic-cxr-jpg-negbio", "ms-cxr", "ms-cxr-medrpg"), "mimic-cxr"),
     **dict.fromkeys(("chexpert", "chexpert-plus", "chexpert-5x200", "chexpert-8x200"), "chexpert"),
     **dict.fromkeys(("nih-chestxray14", "nih-chestxray14-community"), "nih-chestxray14"),
     **dict.fromkeys(("rsna-pneumonia", "rsna-pneumonia-medklip", "rsna-pneumonia-alta"), "rsna-pneumonia"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -256,3 +257,27 @@ def test_ms_cxr_of_the_first_release_has_no_split(jpg: Path) -> None:
     shutil.copy(jpg / "MS_CXR_Local_Alignment_v1.0.0.csv", jpg / "MS_CXR_Local_Alignment_v1.1.0.csv")
     with pytest.raises(CorpusError, match=r"both .* keep one"):
         refs_of("ms-cxr", jpg)
+
+
+def test_pairs_of_medrpg_have_their_first_box_alone(jpg: Path) -> None:
+    path = f"files/p10/p10000001/s50000009/{dicom_id(1)}.jpg"
+    records = [
+        {"image": path, "det": [{"name": "mild edema", "label": [[2, 3, 12, 11], [0, 0, 4, 4]]}, {"name": "second"}]},
+        {"image": path, "det": [{"name": "small effusion, left", "label": [[1, 1, 5, 6.5]]}]},
+        {"image": path, "det": [{"name": "nothing", "label": []}]},
+        {"image": "elsewhere.jpg", "det": [{"name": "haze", "label": [[1, 1, 5, 6]]}]},
+        {"image": path, "det": [{"name": "flat", "label": [[5, 1, 5, 6]]}]},
+    ]
+    (jpg / "MS-CXR").mkdir()
+    (jpg / "MS-CXR/test.json").write_text(json.dumps(records))
+    refs, refused = refs_of("ms-cxr-medrpg", jpg)
+    study = loaded(refs["50000009"], jpg)
+    assert (study.patient_id, study.split, study.labels) == ("10000001", "test", {})
+    assert [(r.phrase, r.box) for r in study.regions] == [
+        ("mild edema", (2, 3, 12, 11)),
+        ("small effusion, left", (1, 1, 5, 6.5)),
+    ]
+    assert [q.file for q in refused] == [f"MS-CXR/test.json, entry {n}" for n in (3, 4, 5)]
+    (jpg / "MS-CXR/test.json").write_text("{}")
+    with pytest.raises(CorpusError, match="holds a dict; a list of images is needed"):
+        refs_of("ms-cxr-medrpg", jpg)

@@ -2,8 +2,8 @@
 
 A region that has no box, as on a volume, is hit inside its mask.
 
-Our lakes hold half-open boxes, x1 and y1 exclusive; the published code compares inclusive pixel corners. A pixel
-that is inside one is inside the other, because ingest converts the corners.
+Published code counts the far edges of a box as inside, x0 <= x <= x1, with the corners as tables give them, which
+lakes keep. That is the definition of a hit here, although a lake's box ends before x1 and y1 wherever it is filled.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ def first_peak(values: np.ndarray[Any, Any]) -> tuple[int, ...]:
 
 
 def inside_any(point: tuple[int, ...], boxes: Sequence[Box]) -> bool:
-    """Whether the pixel ``point`` (x, y) lies in one of the half-open ``boxes`` (x0, y0, x1, y1)."""
+    """Whether the pixel ``point`` (x, y) lies in or on the edge of one of the ``boxes`` (x0, y0, x1, y1)."""
     x, y = point
-    return any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in boxes)
+    return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in boxes)
 
 
 def box_share(boxes: Sequence[Box], height: int, width: int) -> float:
-    """Share of an image's pixels inside the union of ``boxes``: the chance that a random pixel is a hit."""
-    return float(boxes_mask(boxes, height, width).mean())
+    """The chance that a random pixel of the image is ``inside_any`` of ``boxes``."""
+    closed = [(x0, y0, math.floor(x1) + 1.0, math.floor(y1) + 1.0) for x0, y0, x1, y1 in boxes]
+    return float(boxes_mask(closed, height, width).mean())
 
 
 def boxes_mask(

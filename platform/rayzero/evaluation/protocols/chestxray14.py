@@ -21,7 +21,7 @@ publish(
         reference={
             "macro_auroc": {
                 "GLoRIA": 0.610, "BioViL-T": 0.729, "MedKLIP": 0.726, "KAD": 0.789, "CARZero": 0.811,
-                "RadZero 224": 0.807, "RadZero 518": 0.804,
+                "RadZero 224": 0.807, "RadZero 518": 0.804, "AlphaRAD": 0.808,
             }
         },
         quirks=("Papers call this list official; the NIH's own has 25,596 images (protocol chestxray14-nih).",),

@@ -21,7 +21,7 @@ publish(
         reference={
             "macro_auroc": {
                 "GLoRIA": 0.750, "BioViL-T": 0.789, "MedKLIP": 0.879, "KAD": 0.905, "CARZero": 0.923,
-                "RadZero 224": 0.903, "RadZero 518": 0.900,
+                "RadZero 224": 0.903, "RadZero 518": 0.900, "AlphaRAD": 0.893,
             }
         },
         quirks=("CheXzero takes thresholds from the 200 validation studies, as the strict figures do.",),

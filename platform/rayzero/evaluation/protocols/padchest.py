@@ -16,7 +16,7 @@ _RAREST = 100
 
 def every_class(truth: Truth) -> tuple[Target, ...]:
     """All classes of the lake."""
-    return tuple(Target(name) for name in truth.findings)
+    return tuple(map(_target, truth.findings))
 
 
 def rare_classes(truth: Truth) -> tuple[Target, ...]:
@@ -25,7 +25,12 @@ def rare_classes(truth: Truth) -> tuple[Target, ...]:
     for study in truth.studies.values():
         for name, value in study.labels.items():
             counts[name] += (value == 1) * truth.images.get(study.study_id, 1)
-    return tuple(Target(name) for name, count in counts.items() if 0 < count <= TAIL_COUNT)
+    return tuple(_target(name) for name, count in counts.items() if 0 < count <= TAIL_COUNT)
+
+
+def _target(name: str) -> Target:
+    """Labels are in lower case; prompts begin a finding with a capital (datasets spec, section 6)."""
+    return Target(name, (name[:1].upper() + name[1:],))
 
 
 def by_frequency(test: Scored) -> Groups:
@@ -47,7 +52,7 @@ publish(
         reference={
             "macro_auroc": {
                 "GLoRIA": 0.565, "BioViL-T": 0.655, "MedKLIP": 0.629, "KAD": 0.750, "CARZero": 0.810,
-                "RadZero 224": 0.841, "RadZero 518": 0.841,
+                "RadZero 224": 0.841, "RadZero 518": 0.841, "AlphaRAD": 0.873,
             }
         },
         quirks=(

@@ -14,6 +14,7 @@ from rayzero.evaluation import sections
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import InProcess, Scorer
 from rayzero.evaluation.metrics.bootstrap import Bootstrap
+from rayzero.evaluation.progression import progression
 from rayzero.evaluation.protocols.registry import Protocol, register
 from rayzero.evaluation.records import Task
 from rayzero.evaluation.result import EvaluationResult
@@ -49,8 +50,10 @@ def run(
     prompts = tuple((name, config.prompt.format(name)) for name in findings)
     examples = truth.pick_examples(_EXAMPLE_FACTOR * config.overlays)
     views = ("volume",) if bundle.config.data.input == "volume" else ("frontal",)
-    validation = Scored(tuning, scorer(lake, TUNING_SPLIT, Task(prompts, views=views)), findings)
-    test = Scored(truth, scorer(lake, split, Task(prompts, truth.sentences, examples, views)), findings)
+    masked = {region.finding for study in truth.studies.values() for region in study.regions if region.mask}
+    among = tuple(name for name in findings if name in masked)
+    validation = Scored(tuning, scorer(lake, TUNING_SPLIT, Task(prompts, views=views, among=among)), findings)
+    test = Scored(truth, scorer(lake, split, Task(prompts, truth.sentences, examples, views, among=among)), findings)
     groups: Groups = {
         "seen": [name for name in findings if name not in NEVER_SEEN],
         "never_seen": [name for name in findings if name in NEVER_SEEN],
@@ -74,7 +77,9 @@ def run(
         calibration=sections.calibration(validation, test),
         grounding=sections.grounding(test, bootstrap, groups),
         segmentation=sections.segmentation(validation, test, bootstrap, groups),
+        semantic=sections.semantic_segmentation(validation, test, bootstrap, groups, among),
         retrieval=sections.retrieval(test, bootstrap),
+        progression=progression(test, bootstrap),
     )
 
 
@@ -112,4 +117,4 @@ def _leaks(lake: Lake, truth: Truth, split: str) -> list[str]:
     return notes
 
 
-register(Protocol(NAME, TITLE, run))
+register(Protocol(NAME, TITLE, (NAME,), run))

@@ -16,17 +16,27 @@ _LABELS = {
     "abnormal density": "density", "ILD": "interstitial_lung_disease", "scattered nodules": "scattered_nod",
     "band-like/linear": "bandlike_or_linear", "tree-in-bud": "tree_in_bud",
 }  # fmt: skip
-LONG_TAIL = (
-    "pleural thickening", "CABG", "infection", "tree-in-bud", "lung resection", "debris", "air trapping", "cavitation",
-    "scattered calcifications", "hemothorax", "valve replacement", "dilation/ectasia", "sternotomy", "lesion",
-    "deformity", "fibrosis", "bronchiolitis", "ground-glass", "tuberculosis", "mucous plugging", "mass",
-    "pulmonary edema", "lucency", "arthritis", "pneumonia", "inflammation", "bronchitis", "fracture", "secretion",
-    "congestion", "soft tissue", "breast surgery", "aspiration", "post-surgical", "pneumothorax", "honeycombing",
-    "airspace disease", "heart failure", "plaque", "reticulation", "aneurysm", "distention", "infiltrate",
-    "transplant", "CAD", "abnormal density", "ILD", "scattered nodules", "bronchiolectasis", "atherosclerosis", "cyst",
-    "pericardial thickening", "granuloma", "pneumonitis", "cancer", "band-like/linear",
+PROMPTED = (
+    "catheter/port", "pleural thickening", "CABG", "infection", "tree-in-bud", "lung resection", "debris",
+    "air trapping", "cavitation", "scattered calcifications", "hemothorax", "valve replacement", "dilation/ectasia",
+    "sternotomy", "lesion", "deformity", "fibrosis", "bronchiolitis", "ground-glass", "tuberculosis",
+    "mucous plugging", "hardware", "mass", "pulmonary edema", "lucency", "arthritis", "pneumonia", "inflammation",
+    "bronchitis", "fracture", "secretion", "congestion", "soft tissue", "breast implant", "breast surgery",
+    "chest tube", "aspiration", "post-surgical", "pneumothorax", "tracheal tube", "honeycombing", "airspace disease",
+    "heart failure", "plaque", "GI tube", "reticulation", "aneurysm", "staples", "CAD", "pacemaker", "distention",
+    "infiltrate", "transplant", "clip", "abnormal density", "ILD", "scattered nodules", "suture", "bronchiolectasis",
+    "atherosclerosis", "stent", "cyst", "band-like/linear", "pericardial thickening", "granuloma", "pneumonitis",
+    "cancer",
 )  # fmt: skip
-"""The published list without its 11 devices and materials."""
+"""The 67 published prompts, in the order of the columns of published scores."""
+DEVICES = frozenset(
+    {
+        "catheter/port", "hardware", "breast implant", "chest tube", "tracheal tube", "GI tube", "staples",
+        "pacemaker", "clip", "suture", "stent",
+    }
+)  # fmt: skip
+LONG_TAIL = tuple(name for name in PROMPTED if name not in DEVICES)
+"""The 56 that are scored: devices and materials are left out."""
 
 
 def _label(name: str) -> str:
@@ -64,6 +74,7 @@ publish(
         corpora=("rad-chestct",),
         targets=tuple(Target(name, (), (_label(name),)) for name in LONG_TAIL),
         views=VOLUME,
+        columns=PROMPTED,
         tuned=True,
         measures=(areas, measure(answers, criterion="corner"), top_labels),
     )

@@ -10,8 +10,8 @@ from typing import Protocol as Interface
 
 import rayzero.evaluation.protocols
 from rayzero.bundle import Bundle
-from rayzero.config import EvaluationConfig, nearest
-from rayzero.evaluation.benchmark import Benchmark
+from rayzero.config import Config, EvaluationConfig, nearest
+from rayzero.evaluation.benchmark import VOLUME, Benchmark
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import Scorer
 from rayzero.evaluation.result import EvaluationResult
@@ -39,12 +39,22 @@ class Run(Interface):
 
 @dataclass(frozen=True)
 class Protocol:
-    """A registered protocol: its name, what it is in a sentence, and how to run it."""
+    """A registered protocol: its name, what it is in a sentence, the corpora it measures, and how to run it.
+
+    ``volumes`` says whether it reads CT volumes, or either kind of image (None).
+    """
 
     name: str
     title: str
+    corpora: tuple[str, ...]
     run: Run
+    volumes: bool | None = None
     benchmark: Benchmark | None = None
+
+    def fits(self, lake: Lake, config: Config) -> bool:
+        """Whether it measures what ``lake`` holds with a bundle that reads what ``config`` says."""
+        reads = self.volumes is None or self.volumes == (config.data.input == "volume")
+        return reads and set(lake.counts["corpus"]) <= set(self.corpora)
 
 
 _PROTOCOLS: dict[str, Protocol] = {}
@@ -59,7 +69,8 @@ def register(protocol: Protocol) -> None:
 
 def publish(benchmark: Benchmark) -> None:
     """Make a benchmark known as a protocol. Raises ValueError when the name is taken."""
-    register(Protocol(benchmark.name, benchmark.title, benchmark.run, benchmark))
+    volumes = benchmark.views == VOLUME
+    register(Protocol(benchmark.name, benchmark.title, benchmark.corpora, benchmark.run, volumes, benchmark))
 
 
 def find_protocol(name: str) -> Protocol:

@@ -13,7 +13,7 @@ from rayzero.studies.corpora.ct_rate import CtRate
 from rayzero.studies.corpora.folder import FolderCorpus
 from rayzero.studies.corpora.inspect_ct import Inspect
 from rayzero.studies.corpora.mimic import MimicCxr
-from rayzero.studies.corpora.mscxr import MsCxr
+from rayzero.studies.corpora.mscxr import MsCxr, MsCxrMedRpg
 from rayzero.studies.corpora.nih import NihChestXray14
 from rayzero.studies.corpora.openi import OpenI
 from rayzero.studies.corpora.padchest import PadChest
@@ -33,6 +33,7 @@ _ALL: tuple[Corpus, ...] = (
     MimicCxr("mimic-cxr-jpg", ".jpg", "chexpert"),
     MimicCxr("mimic-cxr-jpg-negbio", ".jpg", "negbio"),
     MsCxr(),
+    MsCxrMedRpg(),
     CheXpert(),
     CheXpertPlus(),
     CheXpert5x200(),
