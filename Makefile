@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 
 help:
 	@echo "make demo       simulate, ingest, pretrain, evaluate, sweep, export, then serve; prints the addresses to open"
-	@echo "make test       lint, types and the whole test suite (real Ray, DeepSpeed, HTTP and Chromium)"
+	@echo "make test       lint, types and the whole test suite (real Ray, DeepSpeed, HTTP, Chromium and Orthanc)"
 	@echo "make fast-test  the tests that need neither a Ray cluster nor a browser"
 	@echo "make lock       resolve infra/constraints.txt again from pyproject.toml"
 
@@ -18,6 +18,8 @@ demo: .venv/installed
 test: .venv/installed lint
 	@echo "== Chromium, for the tests of the page"
 	infra/install-chromium
+	@echo "== Orthanc, for the tests of the server with a PACS"
+	infra/install-orthanc
 	$(BIN)/python -m pytest
 
 fast-test: .venv/installed

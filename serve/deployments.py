@@ -235,7 +235,7 @@ class Web:
             known = nearest(args.indexes[lost[0]].model, list(args.bundles))
             raise ConfigError(f"index {lost[0]}: no model {args.indexes[lost[0]].model!r} in bundles; {known}")
         examples = ExampleSet.load(args.examples)
-        service = Service(clients, examples, args.limits, live=self._live, indexes=indexes)
+        service = Service(clients, examples, args.limits, live=self._live, indexes=indexes, pacs=args.pacs)
         await asyncio.to_thread(service.images.start)
         return create_api(service, token=os.environ.get(TOKEN_VARIABLE) or None)
 

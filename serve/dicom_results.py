@@ -35,19 +35,25 @@ _LABEL_CHARS = 64
 _MAX_ELEMENTS = 2**30
 
 
-async def to_dicom(service: Service, data: bytes, question: Question, result: DicomResult) -> bytes:
-    """The object's file. Raises Problem (4xx): for a source that is not DICOM, too."""
+async def to_dicom(service: Service, source: Source, question: Question, result: DicomResult) -> Dataset:
+    """The object, made of a source that is a file. Raises Problem (4xx): for one that is not DICOM, too."""
+    data = source.data
+    if data is None:
+        raise Problem(422, "invalid-request", "Send either file or pacs with a study.", field="file")
     about = service.model(question.model).description
     headers = [Dataset.from_json(header) for header in await asyncio.to_thread(service.images.headers, data)]
-    prompts, asked = await service.look(Source(data=data), question, {}, Clock(about.name))
+    prompts, asked = await service.look(source, question, {}, Clock(about.name))
     sources = _in_order(headers)
     _check_sources(sources, asked)
     async with service.drawing(asked.subject):
         if result is DicomResult.sr:
-            made = await asyncio.to_thread(_report, sources, prompts, asked.answer, about)
-        else:
-            level = maps.logit(service.threshold(question, about))
-            made = await asyncio.to_thread(_segmentation, sources, prompts, asked, about, level)
+            return await asyncio.to_thread(_report, sources, prompts, asked.answer, about)
+        level = maps.logit(service.threshold(question, about))
+        return await asyncio.to_thread(_segmentation, sources, prompts, asked, about, level)
+
+
+def to_file(made: Dataset) -> bytes:
+    """``made`` as a DICOM file."""
     file = io.BytesIO()
     made.save_as(file)
     return file.getvalue()

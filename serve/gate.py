@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.held import Held, Lease
 from serve.meters import REQUEST_ID, count_request, show_waiting
 from serve.problems import SLUG, Problem, problem_response
 from serve.settings import Limits
@@ -45,12 +46,20 @@ class Gate:
 
     ``token`` is the bearer token that every path but /healthz needs, or None for none. ``limits`` bounds POST
     requests: how many at once, how many a minute from one address, how fast a body arrives, and how many bytes all
-    bodies may hold together. ``max_body`` is the most bytes of one body, ``larger`` that of single paths. All this is
-    enforced while a body streams in. Each request gets an id, a line in the log and its share of the figures.
+    bodies may hold together (``held``). ``max_body`` is the most bytes of one body, ``larger`` that of single paths.
+    All this is enforced while a body streams in. Each request gets an id, a line in the log and its share of the
+    figures.
     """
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, limits: Limits, max_body: int, larger: Mapping[str, int]
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        limits: Limits,
+        held: Held,
+        max_body: int,
+        larger: Mapping[str, int],
     ) -> None:
         self._app = app
         self._max_body = max_body
@@ -58,7 +67,7 @@ class Gate:
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._limits = limits
         self._at_work = 0
-        self._held = 0
+        self._held = held
         self._rates: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,6 +106,7 @@ class Gate:
         self._at_work += 1
         show_waiting(self._at_work)
         deadline = time.monotonic() + self._limits.body_seconds
+        lease = self._held.lease()
         whole = False
 
         async def receive_bounded() -> Message:
@@ -110,23 +120,21 @@ class Gate:
                 raise Problem(408, "request-too-slow", detail) from None
             if message["type"] == "http.request":
                 whole = not message.get("more_body", False)
-                self._take(len(message.get("body", b"")), passage)
+                self._take(len(message.get("body", b"")), passage, lease)
             return message
 
         try:
             await self._app(scope, receive_bounded, send)
         finally:
             self._at_work -= 1
-            self._held -= passage.received
+            lease.end()
             show_waiting(self._at_work)
 
-    def _take(self, size: int, passage: _Passage) -> None:
+    def _take(self, size: int, passage: _Passage, lease: Lease) -> None:
         passage.received += size
-        self._held += size
         if passage.received > passage.most:
             raise Problem(413, "file-too-large", f"A request may have {passage.most} bytes; this one has more.")
-        if self._held > self._limits.held_bytes:
-            raise Problem(503, "busy", "The server holds all the bytes it may; try again.", retry_after_s=5)
+        lease.take(size)
 
     def _refusal(self, scope: Scope, headers: Headers, passage: _Passage) -> Problem | None:
         sent = headers.get("authorization", "").encode()

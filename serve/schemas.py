@@ -211,6 +211,30 @@ class IndexList(BaseModel):
     indexes: list[IndexInfo]
 
 
+class PacsInfo(BaseModel):
+    """A PACS that studies may be fetched from."""
+
+    name: str
+    store: bool = Field(description="Whether results may be stored there")
+
+
+class PacsList(BaseModel):
+    """The PACS of this server."""
+
+    pacs: list[PacsInfo]
+
+
+class StoredObject(BaseModel):
+    """A DICOM object that now lies in the PACS."""
+
+    pacs: str
+    study: str = Field(description="StudyInstanceUID, the source's own")
+    series: str = Field(description="SeriesInstanceUID")
+    instance: str = Field(description="SOPInstanceUID")
+    request_id: str = ""
+    notice: str = NOTICE
+
+
 class ProblemDocument(BaseModel):
     """An RFC 9457 problem document."""
 
