@@ -269,10 +269,12 @@ async def dicom(
     prompt_set: PromptSet = None,
     model: ModelName = None,
     threshold: Threshold = None,
-    result: Annotated[DicomResult, Form(description="A segmentation or a structured report")] = DicomResult.seg,
+    result: Annotated[
+        DicomResult, Form(description="A segmentation, a parametric map or a structured report")
+    ] = DicomResult.seg,
     store: Annotated[bool, Form(description="Whether it is stored in the PACS that has the source")] = False,
 ) -> Response:
-    """A segmentation or structured report of the source's own study, which refers to the source's instances."""
+    """An object of the source's own study, which refers to the source's instances and lies where they do."""
     question = _question(prompts, prompt_set, model, [MapFormat.array], threshold, None, None)
     archive = None
     if store:

@@ -27,9 +27,10 @@ class MapFormat(StrEnum):
 
 
 class DicomResult(StrEnum):
-    """Which DICOM object comes back."""
+    """Which DICOM object comes back: a segmentation, a parametric map or a structured report."""
 
     seg = "seg"
+    pm = "pm"
     sr = "sr"
 
 

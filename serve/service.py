@@ -36,7 +36,7 @@ _VOLUMES_DRAWN = 2
 
 
 class ModelClient(Protocol):
-    """A model, wherever it runs."""
+    """One bundle's model, wherever it runs."""
 
     @property
     def description(self) -> Description:
@@ -184,9 +184,10 @@ class Service:
         self, source: Source, question: Question, companions: Mapping[Companion, Source] | None = None
     ) -> QueryResponse:
         """Scores, and on request maps, of findings in one image, volume or study."""
-        about = self.model(question.model).description
+        client = self.model(question.model)
+        about = client.description
         clock = Clock(about.name)
-        prompts, asked = await self.look(source, question, companions or {}, clock)
+        prompts, asked = await self.look(client, source, question, companions or {}, clock)
         drawing = Drawing(question.forms, self.threshold(question, about), question.slice, self.limits.map_side)
         async with self.drawing(asked.subject):
             results = await asyncio.to_thread(to_findings, prompts, asked.answer, asked.geometry, drawing, question.top)
@@ -203,10 +204,14 @@ class Service:
         )
 
     async def look(
-        self, source: Source, question: Question, companions: Mapping[Companion, Source], clock: Clock
+        self,
+        client: ModelClient,
+        source: Source,
+        question: Question,
+        companions: Mapping[Companion, Source],
+        clock: Clock,
     ) -> tuple[list[Prompt], Asked]:
         """The findings asked, and the model's answer about them. Raises Problem (4xx)."""
-        client = self.model(question.model)
         about = client.description
         prompts = self.prompts(question, about)
         subject = await self.subject(source, companions, about)
@@ -274,7 +279,7 @@ class Service:
         clock: Clock,
     ) -> tuple[AnyGeometry, T]:
         """What a model answers to ``question`` about a subject, which is sent along only where it must be."""
-        key = f"{about.name}/{subject.key}"
+        key = f"{about.checksum}/{subject.key}"
         known = self._prepared.get(key)
         answer = None
         if known is None:
