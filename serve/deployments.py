@@ -33,6 +33,7 @@ from serve.problems import Problem
 from serve.schemas import IndexInfo
 from serve.service import Service
 from serve.settings import AppArgs
+from serve.tracing import set_up as set_up_tracing
 
 T = TypeVar("T")
 
@@ -215,6 +216,7 @@ class Web:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve once the models are up: what they are decides what the routes answer."""
         args = self._args
+        set_up_tracing(args.tracing)
         seconds = args.limits.answer_seconds
         clients = [
             HandleClient(handle, await handle.describe.remote(), seconds=seconds) for handle in self._handles.values()

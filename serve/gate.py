@@ -19,6 +19,7 @@ from serve.held import Held, Lease
 from serve.meters import REQUEST_ID, count_request, show_waiting
 from serve.problems import SLUG, Problem, problem_response
 from serve.settings import Limits
+from serve.tracing import describe, request_span
 
 logger = logging.getLogger("ray.serve")
 
@@ -90,17 +91,20 @@ class Gate:
                 passage.sent += len(message.get("body", b""))
             await send(message)
 
-        try:
-            refusal = self._refusal(scope, headers, passage)
-            if refusal is not None:
-                scope[SLUG] = refusal.slug
-                await problem_response(refusal)(scope, receive, send_private)
-            elif scope["method"] == "POST":
-                await self._work(scope, receive, send_private, passage)
-            else:
-                await self._app(scope, receive, send_private)
-        finally:
-            _record(scope, headers, passage)
+        with request_span(headers, passage.id) as span:
+            try:
+                refusal = self._refusal(scope, headers, passage)
+                if refusal is not None:
+                    scope[SLUG] = refusal.slug
+                    await problem_response(refusal)(scope, receive, send_private)
+                elif scope["method"] == "POST":
+                    await self._work(scope, receive, send_private, passage)
+                else:
+                    await self._app(scope, receive, send_private)
+            finally:
+                route = getattr(scope.get("route"), "path", "none")
+                describe(span, scope["method"], route, passage.status, scope.get(SLUG, ""))
+                _record(scope, headers, passage, route)
 
     async def _work(self, scope: Scope, receive: Receive, send: Send, passage: _Passage) -> None:
         self._at_work += 1
@@ -178,10 +182,9 @@ def _id(headers: Headers) -> str:
     return sent if _CALLERS_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
-def _record(scope: Scope, headers: Headers, passage: _Passage) -> None:
+def _record(scope: Scope, headers: Headers, passage: _Passage, route: str) -> None:
     """The request in the log and the figures: by its route, never by what it or its path held."""
     seconds = time.perf_counter() - passage.began
-    route = getattr(scope.get("route"), "path", "none")
     problem = scope.get(SLUG, "")
     trace = _TRACE.fullmatch(headers.get("traceparent", ""))
     count_request(route, passage.status, problem, seconds)

@@ -79,6 +79,7 @@ class AppArgs(BaseModel):
     pacs: dict[str, PacsArgs] = Field(default={}, description="PACS by name that studies may be fetched from")
     examples: str = Field(default="", description="Folder with examples.json and the image files that it names")
     limits: Limits = Limits()
+    tracing: str = Field(default="", description="package.module:function that sets OpenTelemetry's tracer provider")
     max_batch_size: int = Field(default=8, ge=1, description="Images that one forward pass of the image encoder takes")
     batch_wait_s: float = Field(default=0.005, ge=0.0, description="Longest wait for a batch to fill")
     cached_images: int = Field(default=256, ge=0, description="Images whose features a model replica keeps")
