@@ -36,7 +36,7 @@ _VOLUMES_DRAWN = 2
 
 
 class ModelClient(Protocol):
-    """One bundle's model, wherever it runs."""
+    """One bundle's model, wherever it runs. Where another takes its place, ``Service.renew`` brings its client."""
 
     @property
     def description(self) -> Description:
@@ -113,6 +113,10 @@ class Service:
         if name not in self.models:
             raise Problem(404, "unknown-model", nearest(name, list(self.models)).capitalize(), field="model")
         return self.models[name]
+
+    def renew(self, client: ModelClient) -> None:
+        """From now on ``client`` answers for the model of its name."""
+        self.models[client.description.name] = client
 
     def archive(self, name: str) -> Archive:
         """The PACS of that name. Raises Problem (404)."""
