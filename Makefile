@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 
 help:
 	@echo "make demo       simulate, ingest, pretrain, evaluate, sweep, export, then serve; prints the addresses to open"
-	@echo "make test       lint, types and the whole test suite (real Ray, DeepSpeed, HTTP and Chromium)"
+	@echo "make test       lint, types and the whole test suite (real Ray, DeepSpeed, HTTP, Chromium and Orthanc)"
 	@echo "make fast-test  the tests that need neither a Ray cluster nor a browser"
 	@echo "make cluster    a Ray cluster on this machine: head, two workers, Prometheus, TensorBoard, Optuna dashboard"
 	@echo "make cluster-down  end every process of it"
@@ -24,6 +24,8 @@ test: .venv/installed lint
 	@echo "== Chromium and axe-core, for the tests of the page"
 	infra/install-chromium
 	infra/install-axe
+	@echo "== Orthanc, for the tests of the server with a PACS"
+	infra/install-orthanc
 	@# Two processes: one has the tests with Ray clusters (see tests/conftest.py), which mostly wait.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 

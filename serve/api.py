@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, UploadFile
@@ -13,10 +16,12 @@ from starlette.types import ASGIApp
 import rayzero
 from rayzero.config import Companion
 from serve.batches import NDJSON, answer_batch, read_ids
-from serve.dicom_results import DICOM, to_dicom
+from serve.dicom_results import DICOM, to_dicom, to_file
 from serve.examples import ExampleStudy
 from serve.gate import Gate
 from serve.images import Plane, Window
+from serve.meters import request_id
+from serve.pacs import UID, Address
 from serve.problems import MEDIA_TYPE, Problem, install
 from serve.retrieval import retrieve as search
 from serve.schemas import (
@@ -28,9 +33,12 @@ from serve.schemas import (
     IndexList,
     MapFormat,
     ModelList,
+    PacsInfo,
+    PacsList,
     ProblemDocument,
     QueryResponse,
     RetrieveResponse,
+    StoredObject,
 )
 from serve.service import Question, Service, preview_path
 from serve.subjects import Source
@@ -44,6 +52,7 @@ _FORM_BYTES = 2**20
 
 _PROBLEM = {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}}
 _PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 408, 413, 415, 422, 429, 503), _PROBLEM)
+_PACS_PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((409, 502, 504), _PROBLEM)
 
 
 def _service(request: Request) -> Service:
@@ -81,6 +90,32 @@ Top = Annotated[int | None, Form(ge=1, description="Only so many findings, likel
 Slice = Annotated[
     int | None, Form(ge=0, alias="slice", description="Slice of a volume that png and contour show, from the feet")
 ]
+Pacs = Annotated[str | None, Form(description="A PACS from /v1/pacs that has the image, instead of a file")]
+Study = Annotated[str | None, Form(max_length=64, pattern=UID, description="The image's StudyInstanceUID there")]
+Series = Annotated[
+    str | None,
+    Form(max_length=64, pattern=UID, description="Its SeriesInstanceUID, where the study has several that fit"),
+]
+Instance = Annotated[
+    str | None, Form(max_length=64, pattern=UID, description="A film's SOPInstanceUID, where the series has several")
+]
+
+
+def _address(
+    pacs: Pacs = None, study: Study = None, series: Series = None, instance: Instance = None
+) -> Address | None:
+    if pacs is None:
+        if study or series or instance:
+            raise Problem(422, "invalid-request", "Name the pacs that has the study.", field="pacs")
+        return None
+    if study is None:
+        raise Problem(422, "invalid-request", "Name the study by its StudyInstanceUID.", field="study")
+    if instance is not None and series is None:
+        raise Problem(422, "invalid-request", "Name the series of the instance, too.", field="series")
+    return Address(pacs, study, series, instance)
+
+
+InPacs = Annotated[Address | None, Depends(_address)]
 
 router = APIRouter()
 
@@ -151,9 +186,20 @@ async def section(
     return Response(await service.section(image_id, z, window, plane), media_type="image/png")
 
 
-@router.post("/v1/query", summary="Findings in a radiograph, a study or a CT volume", responses=_PROBLEMS)
+@router.get("/v1/pacs", summary="Where images may be fetched from", responses=_PROBLEMS)
+async def archives(service: Answers) -> PacsList:
+    """The PACS that queries take by name."""
+    return PacsList(pacs=[PacsInfo(name=name, store=one.args.store) for name, one in service.archives.items()])
+
+
+@router.post(
+    "/v1/query",
+    summary="Findings in a radiograph, a study or a CT volume",
+    responses={**_PROBLEMS, **_PACS_PROBLEMS},
+)
 async def query(
     service: Answers,
+    address: InPacs,
     prompts: Prompts = None,
     prompt_set: PromptSet = None,
     file: Upload = None,
@@ -178,7 +224,8 @@ async def query(
     }
     companions = {name: source for name, source in given.items() if source}
     question = _question(prompts, prompt_set, model, maps, threshold, top, slice_)
-    return await service.query(await _source(file, image_id), question, companions)
+    async with _sought(service, await _source(file, image_id), address, question) as source:
+        return await service.query(source, question, companions)
 
 
 @router.post(
@@ -208,21 +255,52 @@ async def batch(
 @router.post(
     "/v1/dicom",
     summary="Findings as a DICOM object",
-    responses={**_PROBLEMS, 200: {"content": {DICOM: {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={
+        **_PROBLEMS,
+        **_PACS_PROBLEMS,
+        200: {"content": {DICOM: {"schema": {"type": "string", "format": "binary"}}}},
+        201: {"model": StoredObject, "description": "The object lies in the PACS"},
+        403: _PROBLEM,
+    },
     response_class=Response,
 )
 async def dicom(
     service: Answers,
-    file: Annotated[UploadFile, File(description="A DICOM file of one radiograph, or a zip of one DICOM CT series")],
+    address: InPacs,
+    file: Annotated[
+        UploadFile | None, File(description="A DICOM file of one radiograph, or a zip of one DICOM CT series")
+    ] = None,
     prompts: Prompts = None,
     prompt_set: PromptSet = None,
     model: ModelName = None,
     threshold: Threshold = None,
-    result: Annotated[DicomResult, Form(description="A segmentation or a structured report")] = DicomResult.seg,
+    result: Annotated[
+        DicomResult, Form(description="A segmentation, a parametric map or a structured report")
+    ] = DicomResult.seg,
+    store: Annotated[bool, Form(description="Whether it is stored in the PACS that has the source")] = False,
 ) -> Response:
-    """A segmentation or structured report of the source's own study, which refers to the source's instances."""
+    """An object of the source's own study, which refers to the source's instances and lies where they do."""
     question = _question(prompts, prompt_set, model, [MapFormat.array], threshold, None, None)
-    return Response(await to_dicom(service, await file.read(), question, result), media_type=DICOM)
+    archive = None
+    if store:
+        if address is None:
+            raise Problem(422, "invalid-request", "Only a result about an image in a PACS is stored.", field="store")
+        archive = service.archive(address.pacs)
+        if not archive.args.store:
+            raise Problem(403, "storing-not-allowed", "Ask the operator to allow it for this PACS.", field="store")
+    async with _sought(service, await _source(file, None), address, question) as source:
+        made = await to_dicom(service, source, question, result)
+    if archive is None:
+        return Response(await asyncio.to_thread(to_file, made), media_type=DICOM)
+    await archive.store(made)
+    stored = StoredObject(
+        pacs=archive.name,
+        study=made.StudyInstanceUID,
+        series=made.SeriesInstanceUID,
+        instance=made.SOPInstanceUID,
+        request_id=request_id(),
+    )
+    return Response(stored.model_dump_json(), 201, media_type="application/json")
 
 
 @router.get("/v1/indexes", summary="What can be searched", responses=_PROBLEMS)
@@ -260,6 +338,7 @@ def create_api(service: Service, *, token: str | None) -> ASGIApp:
         app,
         token=token,
         limits=limits,
+        held=service.held,
         max_body=service.largest_body() + _FORM_BYTES,
         larger={"/v1/batch": limits.batch_bytes + _FORM_BYTES},
     )
@@ -267,6 +346,18 @@ def create_api(service: Service, *, token: str | None) -> ASGIApp:
 
 async def _source(file: UploadFile | None, image_id: str | None) -> Source:
     return Source(None if file is None else await file.read(), image_id)
+
+
+@asynccontextmanager
+async def _sought(service: Service, sent: Source, address: Address | None, question: Question) -> AsyncIterator[Source]:
+    """What was sent, or the file at ``address``."""
+    if address is None:
+        yield sent
+        return
+    if sent:
+        raise Problem(422, "invalid-request", "Send either an image or the pacs that has it.", field="pacs")
+    async with service.fetched(address, question) as source:
+        yield source
 
 
 def _question(

@@ -19,7 +19,7 @@ APP_NAME = "rayzero"
 # Batches of one model that may be encoded at once; a second one waits filled while the first runs.
 _CONCURRENT_BATCHES = 2
 # A replica that is stopped finishes what it has, for so long.
-_DRAIN_S = 60.0
+_DRAIN_S = 90.0
 
 
 def build(args: AppArgs) -> Application:
@@ -61,6 +61,6 @@ def _at_once(args: AppArgs) -> int:
 
 def start(args: AppArgs, *, host: str = "127.0.0.1", port: int = 8000) -> str:
     """Run the application on the Ray that this process is connected to, wait until it answers, return its URL."""
-    serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=60))
+    serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=_DRAIN_S))
     serve.run(build(args), name=APP_NAME, route_prefix="/")
     return f"http://{host}:{port}"

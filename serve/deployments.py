@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -33,10 +32,15 @@ from serve.problems import Problem
 from serve.schemas import IndexInfo
 from serve.service import Service
 from serve.settings import AppArgs
+from serve.tracing import set_up as set_up_tracing
 
 T = TypeVar("T")
 
 TOKEN_VARIABLE = "RAYZERO_API_TOKEN"
+
+
+class Replaced(Exception):
+    """The bundle that a question was meant for is not the one that is here."""
 
 
 class Model:
@@ -77,9 +81,10 @@ class Model:
         await self._run("check", self._engine.check)
 
     async def answer(
-        self, key: str, given: ModelInput | None, prompts: Sequence[str], maps: bool, top: int | None
+        self, checksum: str, key: str, given: ModelInput | None, prompts: Sequence[str], maps: bool, top: int | None
     ) -> Answer | None:
-        """See ``ModelClient.answer``."""
+        """See ``ModelClient.answer``. Raises Replaced when this is not the bundle of that checksum."""
+        self._check_bundle(checksum)
         features = await self._features(key, given)
         if features is None:
             return None
@@ -97,15 +102,21 @@ class Model:
         ]
 
     async def search(
-        self, index: str, key: str, given: ModelInput | None, sentence: str | None, count: int
+        self, checksum: str, index: str, key: str, given: ModelInput | None, sentence: str | None, count: int
     ) -> list[Match] | None:
-        """See ``ModelClient.search``."""
+        """See ``ModelClient.search``. Raises Replaced likewise."""
+        self._check_bundle(checksum)
         if sentence is not None:
             return await self._run("search", partial(self._engine.search_images, self._indexes[index], sentence, count))
         features = await self._features(key, given)
         if features is None:
             return None
         return await self._run("search", partial(self._engine.search_sentences, self._indexes[index], features, count))
+
+    def _check_bundle(self, checksum: str) -> None:
+        # While one bundle takes the place of another, the web side may have prepared the image for the other.
+        if checksum != self._engine.description.checksum:
+            raise Replaced
 
     async def _features(self, key: str, given: ModelInput | None) -> ImageFeatures | None:
         features = self._images.get(key)
@@ -139,11 +150,15 @@ class Shelf:
         # Serve finds the replica that holds a model already by what this wrapper says it loaded.
         self._load = serve.multiplexed(max_num_models_per_replica=args.shelf_models)(load)
 
+    async def describe(self) -> Description:
+        """What the model that is asked for is."""
+        return await (await self._model()).describe()
+
     async def answer(
-        self, key: str, given: ModelInput | None, prompts: Sequence[str], maps: bool, top: int | None
+        self, checksum: str, key: str, given: ModelInput | None, prompts: Sequence[str], maps: bool, top: int | None
     ) -> Answer | None:
-        """See ``ModelClient.answer``."""
-        return await (await self._model()).answer(key, given, prompts, maps, top)
+        """See ``Model.answer``."""
+        return await (await self._model()).answer(checksum, key, given, prompts, maps, top)
 
     async def _model(self) -> Model:
         model: Model = await self._load(serve.get_multiplexed_model_id())
@@ -151,12 +166,23 @@ class Shelf:
 
 
 class HandleClient:
-    """A model behind a Serve handle; ``resident`` unless it shares replicas that load it when it is asked."""
+    """A model behind a Serve handle; ``resident`` unless it shares replicas that load it when it is asked.
+
+    ``description`` stays what it is. Where the handle leads to another bundle, the question is refused and ``renew``
+    gets the client of that one.
+    """
 
     def __init__(
-        self, handle: DeploymentHandle[Any], description: Description, *, seconds: float, resident: bool = True
+        self,
+        handle: DeploymentHandle[Any],
+        description: Description,
+        renew: Callable[[HandleClient], None],
+        *,
+        seconds: float,
+        resident: bool = True,
     ) -> None:
         self._handle = handle
+        self._renew = renew
         self._seconds = seconds
         self._resident = resident
         self.description = description
@@ -164,19 +190,15 @@ class HandleClient:
     async def answer(
         self, key: str, given: ModelInput | None, prompts: Sequence[str], *, maps: bool, top: int | None = None
     ) -> Answer | None:
-        """See ``ModelClient.answer``. Raises Problem (503) when the model is overloaded or its replica died."""
-        with _replica():
-            call = self._handle.answer.remote(key, given, prompts, maps, top)
-            answer: Answer | None = await asyncio.wait_for(call, self._seconds)
-        return answer
+        """See ``ModelClient.answer``. Raises Problem (503) when the model is overloaded, replaced or away."""
+        found: Answer | None = await self._ask("answer", key, given, prompts, maps, top)
+        return found
 
     async def search(
         self, index: str, key: str, given: ModelInput | None, *, sentence: str | None, count: int
     ) -> list[Match] | None:
         """See ``ModelClient.search``. Raises Problem (503) likewise."""
-        with _replica():
-            call = self._handle.search.remote(index, key, given, sentence, count)
-            found: list[Match] | None = await asyncio.wait_for(call, self._seconds)
+        found: list[Match] | None = await self._ask("search", index, key, given, sentence, count)
         return found
 
     async def check(self) -> None:
@@ -184,15 +206,26 @@ class HandleClient:
         if self._resident:
             await self._handle.check.remote()
 
+    async def _ask(self, method: str, *question: Any) -> Any:
+        try:
+            call = getattr(self._handle, method).remote(self.description.checksum, *question)
+            return await asyncio.wait_for(call, self._seconds)
+        except (RayServeException, RayActorError, TimeoutError):
+            # Said here, before Serve turns it into plain text of its own.
+            raise _away("The model is overloaded or starting; try again in a few seconds.") from None
+        except RayTaskError as error:
+            if not isinstance(error.cause, Replaced):
+                raise
+        try:
+            found = await asyncio.wait_for(self._handle.describe.remote(), self._seconds)
+        except (RayServeException, RayActorError, TimeoutError):
+            raise _away("The model is starting; try again in a few seconds.") from None
+        self._renew(HandleClient(self._handle, found, self._renew, seconds=self._seconds, resident=self._resident))
+        raise _away("The model was replaced while it was asked; ask again.")
 
-@contextmanager
-def _replica() -> Iterator[None]:
-    try:
-        yield
-    except (RayServeException, RayActorError, TimeoutError):
-        # Said here, before Serve turns it into plain text of its own.
-        detail = "The model is overloaded or starting; try again in a few seconds."
-        raise Problem(503, "model-unavailable", detail, retry_after_s=2) from None
+
+def _away(detail: str) -> Problem:
+    return Problem(503, "model-unavailable", detail, retry_after_s=2)
 
 
 @serve.ingress()
@@ -215,15 +248,22 @@ class Web:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve once the models are up: what they are decides what the routes answer."""
         args = self._args
+        set_up_tracing(args.tracing)
         seconds = args.limits.answer_seconds
+
+        def renew(client: HandleClient) -> None:
+            service.renew(client)
+
         clients = [
-            HandleClient(handle, await handle.describe.remote(), seconds=seconds) for handle in self._handles.values()
+            HandleClient(handle, await handle.describe.remote(), renew, seconds=seconds)
+            for handle in self._handles.values()
         ]
         if self._shelf is not None:
             clients += [
                 HandleClient(
                     self._shelf.options(multiplexed_model_id=name),
                     await asyncio.to_thread(_read, name, url),
+                    renew,
                     seconds=seconds,
                     resident=False,
                 )
@@ -235,7 +275,7 @@ class Web:
             known = nearest(args.indexes[lost[0]].model, list(args.bundles))
             raise ConfigError(f"index {lost[0]}: no model {args.indexes[lost[0]].model!r} in bundles; {known}")
         examples = ExampleSet.load(args.examples)
-        service = Service(clients, examples, args.limits, live=self._live, indexes=indexes)
+        service = Service(clients, examples, args.limits, live=self._live, indexes=indexes, pacs=args.pacs)
         await asyncio.to_thread(service.images.start)
         return create_api(service, token=os.environ.get(TOKEN_VARIABLE) or None)
 

@@ -1,11 +1,11 @@
-"""Findings as DICOM objects of the source's own study: a segmentation, or a structured report (TID 1500)."""
+"""Findings as DICOM objects of the source's own study: segmentation, parametric map, or report (TID 1500)."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import highdicom as hd
@@ -31,23 +31,37 @@ _MAKER = "RayZero"
 _SCHEME = "99RAYZERO"
 _SERIES = 901
 _LABEL_CHARS = 64
-# Voxels times findings of one segmentation, a byte each.
-_MAX_ELEMENTS = 2**30
+# Voxels of one object, of all its findings together.
+_MAX_BYTES = 2**30
+_VOXEL_BYTES = {DicomResult.seg: 1, DicomResult.pm: 2, DicomResult.sr: 0}
 
 
-async def to_dicom(service: Service, data: bytes, question: Question, result: DicomResult) -> bytes:
-    """The object's file. Raises Problem (4xx): for a source that is not DICOM, too."""
-    about = service.model(question.model).description
+async def to_dicom(service: Service, source: Source, question: Question, result: DicomResult) -> Dataset:
+    """The object, made of a source that is a file. Raises Problem (4xx): for one that is not DICOM, too."""
+    data = source.data
+    if data is None:
+        raise Problem(422, "invalid-request", "Send either file or pacs with a study.", field="file")
+    client = service.model(question.model)
+    about = client.description
+    if result is DicomResult.pm and about.kind != "volume":
+        # PS3.3, table A.75-1: the object has to stand in a frame of reference, and a projection has none.
+        detail = "A parametric map has to lie in space, as a film does not: ask for seg or sr, or for maps=array."
+        raise Problem(415, "unsupported-image", detail, field="result")
     headers = [Dataset.from_json(header) for header in await asyncio.to_thread(service.images.headers, data)]
-    prompts, asked = await service.look(Source(data=data), question, {}, Clock(about.name))
+    prompts, asked = await service.look(client, source, question, {}, Clock(about.name))
     sources = _in_order(headers)
-    _check_sources(sources, asked)
+    _check_sources(sources, asked, result)
     async with service.drawing(asked.subject):
         if result is DicomResult.sr:
-            made = await asyncio.to_thread(_report, sources, prompts, asked.answer, about)
-        else:
-            level = maps.logit(service.threshold(question, about))
-            made = await asyncio.to_thread(_segmentation, sources, prompts, asked, about, level)
+            return await asyncio.to_thread(_report, sources, prompts, asked.answer, about)
+        if result is DicomResult.pm:
+            return await asyncio.to_thread(_parametric_map, sources, prompts, asked, about)
+        level = maps.logit(service.threshold(question, about))
+        return await asyncio.to_thread(_segmentation, sources, prompts, asked, about, level)
+
+
+def to_file(made: Dataset) -> bytes:
+    """``made`` as a DICOM file."""
     file = io.BytesIO()
     made.save_as(file)
     return file.getvalue()
@@ -84,15 +98,16 @@ def _in_order(headers: list[Dataset]) -> list[Dataset]:
     return ordered
 
 
-def _check_sources(sources: Sequence[Dataset], asked: Asked) -> None:
+def _check_sources(sources: Sequence[Dataset], asked: Asked, result: DicomResult) -> None:
     shape = asked.subject.image.image.shape
     volume = len(shape) == 3
     if volume and any("FrameOfReferenceUID" not in one for one in sources):
         detail = "The series states no frame of reference, so that nothing can be placed in it."
         raise Problem(422, "unreadable-file", detail, field="file")
-    elements = int(np.prod(shape)) * (0 if asked.answer.maps is None else len(asked.answer.maps))
-    if elements > _MAX_ELEMENTS:
-        detail = f"A segmentation of so many findings takes {elements:,} voxels; ask fewer, {_MAX_ELEMENTS:,} go."
+    voxels = int(np.prod(shape)) * (0 if asked.answer.maps is None else len(asked.answer.maps))
+    most = _MAX_BYTES // _VOXEL_BYTES[result] if _VOXEL_BYTES[result] else voxels
+    if voxels > most:
+        detail = f"An object of so many findings takes {voxels:,} voxels; ask fewer, {most:,} go."
         raise Problem(422, "too-many-prompts", detail, field="prompts")
 
 
@@ -100,15 +115,7 @@ def _segmentation(
     sources: Sequence[Dataset], prompts: Sequence[Prompt], asked: Asked, about: Description, level: float
 ) -> Dataset:
     """One segment for each finding: what of its map lies above ``level``, on the source's own grid."""
-    assert asked.answer.maps is not None
-    rows, columns = int(sources[0].Rows), int(sources[0].Columns)
-    pixels = np.zeros((len(sources), rows, columns, len(prompts)), dtype=np.uint8)
-    for number, grid in enumerate(asked.answer.maps):
-        above = maps.mask(grid, asked.geometry, level)
-        if above.ndim == 2:
-            pixels[0, :, :, number] = above
-        else:
-            _turned(pixels[..., number], sources)[...] = above
+    pixels = _drawn(sources, asked, np.uint8, lambda grid: maps.mask(grid, asked.geometry, level))
     algorithm = hd.AlgorithmIdentificationSequence(
         name=about.name,
         version=about.checksum[:16],
@@ -140,6 +147,52 @@ def _segmentation(
         omit_empty_frames=bool(pixels.any()),
         **_identity(about),
     )
+
+
+def _parametric_map(sources: Sequence[Dataset], prompts: Sequence[Prompt], asked: Asked, about: Description) -> Dataset:
+    """One channel for each finding: sigmoid(map) on the source's own grid."""
+    steps = maps.LEVELS
+    mappings = [
+        [
+            hd.pm.RealWorldValueMapping(
+                lut_label=f"finding {number}",
+                lut_explanation=prompt.finding[:_LABEL_CHARS],
+                unit=codes.UCUM.NoUnits,
+                value_range=(0, steps),
+                slope=1 / steps,
+                intercept=0.0,
+                quantity_definition=_code(prompt),
+            )
+        ]
+        for number, prompt in enumerate(prompts, 1)
+    ]
+    return hd.pm.ParametricMap(
+        source_images=sources,
+        pixel_array=_drawn(sources, asked, np.uint16, lambda grid: maps.levels(grid, asked.geometry)),
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=mappings,
+        voi_lut_transformations=[hd.VOILUTTransformation(window_center=(steps + 1) / 2, window_width=steps + 1)],
+        content_description="Zero-shot findings",
+        content_label="FINDINGS",
+        series_description=NOTICE,
+        **_identity(about),
+    )
+
+
+def _drawn(
+    sources: Sequence[Dataset], asked: Asked, kind: type[np.generic], draw: Callable[[maps.Float], np.ndarray[Any, Any]]
+) -> np.ndarray[Any, Any]:
+    """What ``draw`` makes of each finding's map, as (slices, rows, columns, findings) of the source."""
+    assert asked.answer.maps is not None
+    shape = (len(sources), int(sources[0].Rows), int(sources[0].Columns), len(asked.answer.maps))
+    pixels = np.zeros(shape, dtype=kind)
+    for number, grid in enumerate(asked.answer.maps):
+        drawn = draw(grid)
+        if drawn.ndim == 2:
+            pixels[0, :, :, number] = drawn
+        else:
+            _turned(pixels[..., number], sources)[...] = drawn
+    return pixels
 
 
 def _turned(stack: np.ndarray[Any, Any], sources: Sequence[Dataset]) -> np.ndarray[Any, Any]:

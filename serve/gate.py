@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.held import Held, Lease
 from serve.meters import REQUEST_ID, count_request, show_waiting
 from serve.problems import SLUG, Problem, problem_response
 from serve.settings import Limits
+from serve.tracing import describe, request_span
 
 logger = logging.getLogger("ray.serve")
 
@@ -45,12 +47,20 @@ class Gate:
 
     ``token`` is the bearer token that every path but /healthz needs, or None for none. ``limits`` bounds POST
     requests: how many at once, how many a minute from one address, how fast a body arrives, and how many bytes all
-    bodies may hold together. ``max_body`` is the most bytes of one body, ``larger`` that of single paths. All this is
-    enforced while a body streams in. Each request gets an id, a line in the log and its share of the figures.
+    bodies may hold together (``held``). ``max_body`` is the most bytes of one body, ``larger`` that of single paths.
+    All this is enforced while a body streams in. Each request gets an id, a line in the log and its share of the
+    figures.
     """
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, limits: Limits, max_body: int, larger: Mapping[str, int]
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        limits: Limits,
+        held: Held,
+        max_body: int,
+        larger: Mapping[str, int],
     ) -> None:
         self._app = app
         self._max_body = max_body
@@ -58,7 +68,7 @@ class Gate:
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._limits = limits
         self._at_work = 0
-        self._held = 0
+        self._held = held
         self._rates: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,22 +91,26 @@ class Gate:
                 passage.sent += len(message.get("body", b""))
             await send(message)
 
-        try:
-            refusal = self._refusal(scope, headers, passage)
-            if refusal is not None:
-                scope[SLUG] = refusal.slug
-                await problem_response(refusal)(scope, receive, send_private)
-            elif scope["method"] == "POST":
-                await self._work(scope, receive, send_private, passage)
-            else:
-                await self._app(scope, receive, send_private)
-        finally:
-            _record(scope, headers, passage)
+        with request_span(headers, passage.id) as span:
+            try:
+                refusal = self._refusal(scope, headers, passage)
+                if refusal is not None:
+                    scope[SLUG] = refusal.slug
+                    await problem_response(refusal)(scope, receive, send_private)
+                elif scope["method"] == "POST":
+                    await self._work(scope, receive, send_private, passage)
+                else:
+                    await self._app(scope, receive, send_private)
+            finally:
+                route = getattr(scope.get("route"), "path", "none")
+                describe(span, scope["method"], route, passage.status, scope.get(SLUG, ""))
+                _record(scope, headers, passage, route)
 
     async def _work(self, scope: Scope, receive: Receive, send: Send, passage: _Passage) -> None:
         self._at_work += 1
         show_waiting(self._at_work)
         deadline = time.monotonic() + self._limits.body_seconds
+        lease = self._held.lease()
         whole = False
 
         async def receive_bounded() -> Message:
@@ -110,23 +124,21 @@ class Gate:
                 raise Problem(408, "request-too-slow", detail) from None
             if message["type"] == "http.request":
                 whole = not message.get("more_body", False)
-                self._take(len(message.get("body", b"")), passage)
+                self._take(len(message.get("body", b"")), passage, lease)
             return message
 
         try:
             await self._app(scope, receive_bounded, send)
         finally:
             self._at_work -= 1
-            self._held -= passage.received
+            lease.end()
             show_waiting(self._at_work)
 
-    def _take(self, size: int, passage: _Passage) -> None:
+    def _take(self, size: int, passage: _Passage, lease: Lease) -> None:
         passage.received += size
-        self._held += size
         if passage.received > passage.most:
             raise Problem(413, "file-too-large", f"A request may have {passage.most} bytes; this one has more.")
-        if self._held > self._limits.held_bytes:
-            raise Problem(503, "busy", "The server holds all the bytes it may; try again.", retry_after_s=5)
+        lease.take(size)
 
     def _refusal(self, scope: Scope, headers: Headers, passage: _Passage) -> Problem | None:
         sent = headers.get("authorization", "").encode()
@@ -170,10 +182,9 @@ def _id(headers: Headers) -> str:
     return sent if _CALLERS_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
-def _record(scope: Scope, headers: Headers, passage: _Passage) -> None:
+def _record(scope: Scope, headers: Headers, passage: _Passage, route: str) -> None:
     """The request in the log and the figures: by its route, never by what it or its path held."""
     seconds = time.perf_counter() - passage.began
-    route = getattr(scope.get("route"), "path", "none")
     problem = scope.get(SLUG, "")
     trace = _TRACE.fullmatch(headers.get("traceparent", ""))
     count_request(route, passage.status, problem, seconds)

@@ -24,6 +24,7 @@ from rayzero.studies.volume_preprocess import VolumeGeometry
 
 Float = np.ndarray[Any, np.dtype[np.float32]]
 Bool = np.ndarray[Any, np.dtype[np.bool_]]
+UInt16 = np.ndarray[Any, np.dtype[np.uint16]]
 Extent = tuple[float, float, float, float]
 
 # Boxes and areas are measured on the map resized to this longest side: a patch grid of at most 64 cells a side
@@ -33,6 +34,10 @@ _CANVAS_SIDE = 256
 _SECTION_SIDE = 96
 _CANVAS_SLICES = 512
 _SLAB = 16
+
+
+LEVELS = 65535
+"""The level of ``levels`` that stands for 1."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,17 @@ def mask(grid: Float, geometry: AnyGeometry, threshold: float) -> Bool:
     return out
 
 
+def levels(grid: Float, geometry: AnyGeometry) -> UInt16:
+    """sigmoid(map) at the image's own size, (H, W) or (Z, Y, X), in steps of 1 / ``LEVELS``."""
+    if isinstance(geometry, Geometry):
+        return _to_levels(geometry.restore(grid))
+    out = np.empty(geometry.shape, dtype=np.uint16)
+    for start in range(0, len(out), _SLAB):
+        part = slice(start, start + _SLAB)
+        out[part] = _to_levels(geometry.restore(grid, part))
+    return out
+
+
 def runs(above: Bool) -> Mask:
     """``above`` as run lengths."""
     return Mask.from_array(above)
@@ -149,6 +165,11 @@ def logit(probability: float) -> float:
 def sigmoid(value: float) -> float:
     """The probability of a logit; safe for large magnitudes."""
     return 0.5 * (1.0 + math.tanh(0.5 * value))
+
+
+def _to_levels(map_logits: Float) -> UInt16:
+    scaled: UInt16 = np.round(expit(map_logits) * LEVELS).astype(np.uint16)
+    return scaled
 
 
 def _shape(geometry: AnyGeometry) -> tuple[int, ...]:

@@ -27,9 +27,10 @@ class MapFormat(StrEnum):
 
 
 class DicomResult(StrEnum):
-    """Which DICOM object comes back."""
+    """Which DICOM object comes back: a segmentation, a parametric map or a structured report."""
 
     seg = "seg"
+    pm = "pm"
     sr = "sr"
 
 
@@ -209,6 +210,30 @@ class IndexList(BaseModel):
     """The indexes of this server."""
 
     indexes: list[IndexInfo]
+
+
+class PacsInfo(BaseModel):
+    """A PACS that studies may be fetched from."""
+
+    name: str
+    store: bool = Field(description="Whether results may be stored there")
+
+
+class PacsList(BaseModel):
+    """The PACS of this server."""
+
+    pacs: list[PacsInfo]
+
+
+class StoredObject(BaseModel):
+    """A DICOM object that now lies in the PACS."""
+
+    pacs: str
+    study: str = Field(description="StudyInstanceUID, the source's own")
+    series: str = Field(description="SeriesInstanceUID")
+    instance: str = Field(description="SOPInstanceUID")
+    request_id: str = ""
+    notice: str = NOTICE
 
 
 class ProblemDocument(BaseModel):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -17,13 +18,15 @@ from serve.cache import LruCache
 from serve.engine import Answer, Description, Match, ModelInput
 from serve.examples import ExampleSet
 from serve.findings import Drawing, to_findings
+from serve.held import Held
 from serve.images import ImageStore, Plane, StoredImage, Window, check_kind, kind_of
 from serve.live import Live
 from serve.meters import observe_stage, request_id
+from serve.pacs import Address, Archive, check_identity
 from serve.problems import Problem
 from serve.prompts import Prompt, read_prompts, to_prompt
 from serve.schemas import ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
-from serve.settings import Limits
+from serve.settings import Limits, PacsArgs
 from serve.subjects import Prepared, Source, Subject, check_companions, to_input
 
 T = TypeVar("T")
@@ -33,7 +36,7 @@ _VOLUMES_DRAWN = 2
 
 
 class ModelClient(Protocol):
-    """A model, wherever it runs."""
+    """One bundle's model, wherever it runs. Where another takes its place, ``Service.renew`` brings its client."""
 
     @property
     def description(self) -> Description:
@@ -90,6 +93,7 @@ class Service:
         live: Live | None = None,
         reader: Sandbox | None = None,
         indexes: Sequence[IndexInfo] = (),
+        pacs: Mapping[str, PacsArgs] | None = None,
     ) -> None:
         self.models = OrderedDict((model.description.name, model) for model in models)
         self.examples = examples
@@ -97,6 +101,8 @@ class Service:
         self.live = live or Live()
         self.indexes = {info.name: info for info in indexes}
         self.images = ImageStore(limits, reader)
+        self.held = Held(limits.held_bytes)
+        self.archives = {name: Archive(name, args, limits) for name, args in (pacs or {}).items()}
         self._prepared: LruCache[Prepared] = LruCache(limits.image_cache_bytes // 8, lambda kept: kept.nbytes)
         self._volumes_drawn = asyncio.Semaphore(_VOLUMES_DRAWN)
 
@@ -107,6 +113,37 @@ class Service:
         if name not in self.models:
             raise Problem(404, "unknown-model", nearest(name, list(self.models)).capitalize(), field="model")
         return self.models[name]
+
+    def renew(self, client: ModelClient) -> None:
+        """From now on ``client`` answers for the model of its name."""
+        self.models[client.description.name] = client
+
+    def archive(self, name: str) -> Archive:
+        """The PACS of that name. Raises Problem (404)."""
+        if name not in self.archives:
+            known = nearest(name, list(self.archives)).capitalize() if self.archives else "This server asks no PACS."
+            raise Problem(404, "unknown-pacs", known, field="pacs")
+        return self.archives[name]
+
+    @asynccontextmanager
+    async def fetched(self, address: Address, question: Question) -> AsyncIterator[Source]:
+        """The file at ``address``, held as long as the context lasts. Raises Problem, as ``Archive.fetch`` does."""
+        about = self.model(question.model).description
+        archive = self.archive(address.pacs)
+        # What is wrong with the question is told before anything is fetched.
+        self.prompts(question, about)
+        if about.kind == "volume" and address.instance is not None:
+            detail = f"Model {about.name} reads CT volumes: name a series, not one of its slices."
+            raise Problem(422, "invalid-request", detail, field="instance")
+        began = time.perf_counter()
+        lease = self.held.lease()
+        try:
+            data = await archive.fetch(address, about.kind, lease)
+            check_identity(await asyncio.to_thread(self.images.headers, data), address)
+            observe_stage("fetch", about.name, time.perf_counter() - began)
+            yield Source(data=data)
+        finally:
+            lease.end()
 
     def largest_body(self) -> int:
         """The most bytes that the files of one query may have, by what the models read."""
@@ -151,9 +188,10 @@ class Service:
         self, source: Source, question: Question, companions: Mapping[Companion, Source] | None = None
     ) -> QueryResponse:
         """Scores, and on request maps, of findings in one image, volume or study."""
-        about = self.model(question.model).description
+        client = self.model(question.model)
+        about = client.description
         clock = Clock(about.name)
-        prompts, asked = await self.look(source, question, companions or {}, clock)
+        prompts, asked = await self.look(client, source, question, companions or {}, clock)
         drawing = Drawing(question.forms, self.threshold(question, about), question.slice, self.limits.map_side)
         async with self.drawing(asked.subject):
             results = await asyncio.to_thread(to_findings, prompts, asked.answer, asked.geometry, drawing, question.top)
@@ -170,10 +208,14 @@ class Service:
         )
 
     async def look(
-        self, source: Source, question: Question, companions: Mapping[Companion, Source], clock: Clock
+        self,
+        client: ModelClient,
+        source: Source,
+        question: Question,
+        companions: Mapping[Companion, Source],
+        clock: Clock,
     ) -> tuple[list[Prompt], Asked]:
         """The findings asked, and the model's answer about them. Raises Problem (4xx)."""
-        client = self.model(question.model)
         about = client.description
         prompts = self.prompts(question, about)
         subject = await self.subject(source, companions, about)
@@ -241,7 +283,7 @@ class Service:
         clock: Clock,
     ) -> tuple[AnyGeometry, T]:
         """What a model answers to ``question`` about a subject, which is sent along only where it must be."""
-        key = f"{about.name}/{subject.key}"
+        key = f"{about.checksum}/{subject.key}"
         known = self._prepared.get(key)
         answer = None
         if known is None:

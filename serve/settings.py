@@ -44,6 +44,27 @@ class IndexArgs(BaseModel):
     model: str
 
 
+class PacsArgs(BaseModel):
+    """A PACS that studies may be fetched from, by DICOMweb. Clients name it; no address of theirs is ever fetched."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(
+        pattern=r"^https?://[^/@\s]+(/[^@?#\s]*)?$", description="Root of its DICOMweb services, without credentials"
+    )
+    authorization: str = Field(
+        default="",
+        pattern=r"^\w*$",
+        description="Environment variable that holds the value of the Authorization header, such as 'Bearer ...'",
+    )
+    certificates: str = Field(default="", description="File of the authorities that sign its certificate; or the usual")
+    seconds: float = Field(
+        default=30.0, gt=0.0, description="Time to fetch or store; with answer_seconds below Serve's request_timeout_s"
+    )
+    at_once: int = Field(default=4, ge=1, description="Requests of a web replica that talk to it at once; others wait")
+    store: bool = Field(default=False, description="Whether results may be stored there")
+
+
 class AppArgs(BaseModel):
     """Arguments of ``serve.app:build``, under ``args:`` of a Serve config file."""
 
@@ -55,8 +76,10 @@ class AppArgs(BaseModel):
     )
     shelf_models: int = Field(default=2, ge=1, description="Bundles of the shelf that one replica holds at a time")
     indexes: dict[str, IndexArgs] = Field(default={}, description="Indexes by name that /v1/retrieve can search")
+    pacs: dict[str, PacsArgs] = Field(default={}, description="PACS by name that studies may be fetched from")
     examples: str = Field(default="", description="Folder with examples.json and the image files that it names")
     limits: Limits = Limits()
+    tracing: str = Field(default="", description="package.module:function that sets OpenTelemetry's tracer provider")
     max_batch_size: int = Field(default=8, ge=1, description="Images that one forward pass of the image encoder takes")
     batch_wait_s: float = Field(default=0.005, ge=0.0, description="Longest wait for a batch to fill")
     cached_images: int = Field(default=256, ge=0, description="Images whose features a model replica keeps")

@@ -116,6 +116,54 @@ def test_a_series_in_another_orientation_is_met_in_its_own(http: TestClient) -> 
     assert (mask != mask[:, :, ::-1]).any()
 
 
+def mapped(http: TestClient, file: bytes, finding: int, **form: str) -> tuple[dict[str, np.ndarray], pydicom.Dataset]:
+    """The values of a parametric map by the instance that each frame lies on, and the map."""
+    found = made(http, file, result="pm", **form)
+    assert hd.pm.ParametricMap.from_dataset(found).SOPClassUID == found.SOPClassUID
+    frames = found.pixel_array.reshape(-1, found.Rows, found.Columns)
+    values = {}
+    for frame, groups in zip(frames, found.PerFrameFunctionalGroupsSequence, strict=True):
+        mapping = groups.RealWorldValueMappingSequence[0]
+        if mapping.LUTExplanation == PROMPTS[finding]:
+            source = groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+            values[source] = frame * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
+    return values, found
+
+
+def test_a_film_lies_nowhere_that_a_parametric_map_could(http: TestClient, film: bytes) -> None:
+    response = http.post("/v1/dicom", files={"file": film}, data={"prompts": "nodule", "result": "pm"})
+    assert (response.status_code, response.json()["type"]) == (415, "urn:rayzero:problem:unsupported-image")
+
+
+def test_a_parametric_map_of_a_series_lies_on_each_slice(http: TestClient) -> None:
+    # In the orientation of the test above.
+    turned = {"ImageOrientationPatient": [-1, 0, 0, 0, 1, 0], "FrameOfReferenceUID": "1.2.9", "PixelSpacing": [20, 20]}
+    files = series(chest(), StudyInstanceUID="1.2.8", **turned)
+    slices = [pydicom.dcmread(io.BytesIO(one)) for one in files.values()]
+    slices.sort(key=lambda one: one.ImagePositionPatient[2])
+    level = median(http, zipped(files), "ct")
+    values, found = mapped(http, zipped(files), 0, model="ct")
+    assert found.FrameOfReferenceUID == "1.2.9"
+    assert len(values) == len(slices)
+    mask = masks(http, zipped(files), model="ct", threshold=level)[0]
+    _lies_on(np.stack([values[one.SOPInstanceUID] for one in slices]), mask[:, :, ::-1], float(level))
+    positions = {
+        groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID: list(
+            groups.PlanePositionSequence[0].ImagePositionPatient
+        )
+        for groups in found.PerFrameFunctionalGroupsSequence
+    }
+    assert positions == {one.SOPInstanceUID: list(one.ImagePositionPatient) for one in slices}
+
+
+def _lies_on(values: np.ndarray, mask: np.ndarray, level: float) -> None:
+    """``values`` are above ``level`` where ``mask`` says so, but for what a step of the values rounds."""
+    near = np.abs(values - level) <= 1 / 65535
+    np.testing.assert_array_equal((values >= level) | near, mask | near)
+    assert 0.01 < mask.mean() < 0.99
+    assert near.mean() < 0.05
+
+
 def test_a_report_holds_the_probabilities(http: TestClient, film: bytes) -> None:
     report = hd.sr.EnhancedSR.from_dataset(made(http, film, result="sr"))
     content = hd.sr.MeasurementReport.from_sequence([report])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +15,19 @@ import httpx
 import psutil
 import pytest
 import ray
+import torch
 from ray import serve
 
+from rayzero.alignment import registry
+from rayzero.bundle import save_bundle
+from rayzero.config import Config, VisionConfig
 from serve import page
-from serve.app import start
+from serve.app import APP_NAME, build, start
 from serve.settings import AppArgs, Limits
 from tests.serve.conftest import png
+from tests.serve.orthanc import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +36,25 @@ def metrics_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def http(bundle_url: str, study_bundle_url: str, examples_folder: str, metrics_port: int) -> Iterator[httpx.Client]:
+def args(bundle_url: str, study_bundle_url: str, examples_folder: str) -> AppArgs:
+    return AppArgs(
+        bundles={"radzero": bundle_url},
+        shelf={"rare": bundle_url, "studies": study_bundle_url},
+        shelf_models=1,
+        limits=Limits(answer_seconds=20, body_seconds=15),
+        examples=examples_folder,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def http(args: AppArgs, metrics_port: int) -> Iterator[httpx.Client]:
     ray.init(
         address="local",
         num_cpus=2,
         include_dashboard=False,
         logging_level="error",
         _metrics_export_port=metrics_port,
-    )
-    shelf = {"rare": bundle_url, "studies": study_bundle_url}
-    args = AppArgs(
-        bundles={"radzero": bundle_url},
-        shelf=shelf,
-        shelf_models=1,
-        limits=Limits(answer_seconds=20),
-        examples=examples_folder,
-        threads=1,
     )
     url = start(args, port=free_port())
     with httpx.Client(base_url=url, timeout=100, trust_env=False) as client:
@@ -153,6 +155,17 @@ def test_the_page_is_served_beside_the_api(http: httpx.Client) -> None:
     serve.delete("page")
 
 
+def test_a_slow_client_is_told_so_and_holds_up_nobody(http: httpx.Client, args: AppArgs) -> None:
+    head = "POST /v1/query HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    with socket.create_connection((http.base_url.host, http.base_url.port or 80), timeout=60) as slow:
+        slow.sendall(f"{head}Content-Length: 1000\r\n\r\n--b\r\n".encode())
+        began = time.monotonic()
+        assert all(_query(http, png(seed)).status_code == 200 for seed in range(3))
+        answer = slow.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert time.monotonic() - began >= args.limits.body_seconds - 1
+
+
 def test_a_replica_that_dies_under_load_gives_no_wrong_answer(http: httpx.Client) -> None:
     # A finding that differs by request would be encoded anew; images repeat, so that right answers are known.
     expected = {seed: _query(http, png(seed)).json()["results"] for seed in range(6)}
@@ -180,3 +193,47 @@ def test_a_replica_that_dies_under_load_gives_no_wrong_answer(http: httpx.Client
     while _query(http, png(0)).status_code != 200 and time.monotonic() < deadline:
         time.sleep(1)
     assert _query(http, png(0)).status_code == 200
+
+
+def test_a_model_swapped_under_load_gives_no_wrong_answer(
+    http: httpx.Client, args: AppArgs, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # Another resolution: what was prepared for one model must not reach the other.
+    torch.manual_seed(1)
+    config = registry.resolve(Config(vision=VisionConfig(resolution=160)))
+    folder = tmp_path_factory.mktemp("other") / "radzero"
+    other = save_bundle(str(folder), registry.build(config), config, {"vocabulary": ["nodule"]})
+    seeds = range(4)
+    expected = [_query(http, png(seed)).json() for seed in seeds]
+    answers: list[tuple[int, httpx.Response]] = []
+    swapped = threading.Event()
+
+    def load(seed: int) -> None:
+        while not swapped.is_set():
+            answers.append((seed, _query(http, png(seed))))
+
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        running = [pool.submit(load, seed) for seed in seeds]
+        try:
+            serve.run(build(args.model_copy(update={"bundles": {"radzero": other}})), name=APP_NAME, route_prefix="/")
+        finally:
+            time.sleep(1)
+            swapped.set()
+        for one in running:
+            one.result()
+    deadline = time.monotonic() + 60
+    while (last := _query(http, png(0))).status_code != 200 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert last.json()["checksum"] != expected[0]["checksum"]
+    right = {expected[0]["checksum"]: expected, last.json()["checksum"]: [_query(http, png(s)).json() for s in seeds]}
+    assert len(answers) > len(seeds)
+    for seed, answer in answers:
+        if answer.status_code == 200:
+            found = answer.json()
+            wanted = right[found["checksum"]][seed]
+            assert found["results"][0]["logit"] == pytest.approx(wanted["results"][0]["logit"], abs=1e-5)
+            assert found["results"][0]["map"]["shape"] == wanted["results"][0]["map"]["shape"]
+        else:
+            assert answer.status_code == 503, answer.text
+            assert answer.json()["type"].startswith("urn:rayzero:problem:")
+            assert "retry-after" in answer.headers
