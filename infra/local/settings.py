@@ -16,7 +16,8 @@ PORTS = {
     "gcs": 6379,
     "dashboard": 8265,
     "nodes": 52365,
-    "client": 10001,
+    # Ray's own, 10001, is next to the range that its workers take.
+    "client": 8901,
     "prometheus": 9090,
     "tensorboard": 6006,
     "optuna": 8080,
