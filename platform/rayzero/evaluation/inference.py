@@ -210,7 +210,7 @@ class GroupScorer:
 
     def _assign(self, features: ImageFeatures, study: Study, image: Image, geometry: AnyGeometry) -> Assigned:
         """Every pixel given to one of the findings ``among``; their maps exist one at a time."""
-        found: dict[int, list[Float32]] = {}
+        found: dict[int, list[np.ndarray[Any, np.dtype[np.bool_]]]] = {}
         for region in study.regions:
             if region.image_id == image.image_id and region.mask is not None and region.finding in self.task.among:
                 found.setdefault(self.task.among.index(region.finding), []).append(region.mask.array())

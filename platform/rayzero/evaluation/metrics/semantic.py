@@ -88,9 +88,9 @@ def assign(maps: Iterable[Values], masks: Mapping[int, Values], shape: tuple[int
 
 def iou_curve(images: Sequence[Assigned]) -> Float:
     """Intersection over union (C + 1, K) of pixels of all ``images`` together; NaN for a class that has none."""
-    hits, predicted = (np.sum([getattr(one, name) for one in images], axis=0, dtype=np.float64)
-                       for name in ("hits", "predicted"))  # fmt: skip
-    size = np.sum([one.size for one in images], axis=0, dtype=np.float64)[:, None]
+    hits = np.asarray(np.sum([one.hits for one in images], axis=0, dtype=np.float64))
+    predicted = np.asarray(np.sum([one.predicted for one in images], axis=0, dtype=np.float64))
+    size = np.asarray(np.sum([one.size for one in images], axis=0, dtype=np.float64))[:, None]
     return np.where(size > 0, divide(hits, predicted + size - hits), np.nan)
 
 
@@ -107,8 +107,8 @@ def iou_estimates(
     threshold: int,
 ) -> dict[str, Estimate]:
     """IoU at one threshold of every class (C + 1 names) that has a pixel, with replicates for intervals."""
-    hits, predicted = (np.stack([getattr(one, name)[:, threshold] for one in images]).astype(np.float64)
-                       for name in ("hits", "predicted"))  # fmt: skip
+    hits = np.stack([one.hits[:, threshold] for one in images]).astype(np.float64)
+    predicted = np.stack([one.predicted[:, threshold] for one in images]).astype(np.float64)
     size = np.stack([one.size for one in images]).astype(np.float64)
     union = predicted + size - hits
 
@@ -117,9 +117,9 @@ def iou_estimates(
 
     value = ratio(np.ones((1, len(images))))[0]
     samples = bootstrap.samples(patients, ratio)
-    present = size.any(axis=0)
+    present = size.sum(axis=0) > 0
     return {
         name: estimate(float(value[place]), samples[:, place], int((size[:, place] > 0).sum()))
         for place, name in enumerate(classes)
-        if present[place]
+        if bool(present[place])
     }
