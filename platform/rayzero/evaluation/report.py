@@ -25,6 +25,8 @@ _NAMES = {
     "grounding.pointing_accuracy": "Grounding, pointing accuracy",
     "segmentation.mean_dice": "Segmentation, mean Dice",
     "semantic_segmentation.miou": "Open-vocabulary segmentation, mIoU",
+    "progression.appeared_auroc": "Since the prior study: appeared, AUROC",
+    "progression.resolved_auroc": "Since the prior study: resolved, AUROC",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rayzero.evaluation.metrics.bootstrap import CONFIDENCE, Estimate
 from rayzero.evaluation.metrics.classification import Classification
 from rayzero.evaluation.metrics.retrieval import CUTOFFS
+from rayzero.evaluation.progression import Progression
 from rayzero.evaluation.sections import (
     CalibrationFit,
     Grounding,
@@ -77,6 +78,7 @@ class EvaluationResult:
     segmentation: Segmentation | None = None
     semantic: SemanticSegmentation | None = None
     retrieval: Retrieval | None = None
+    progression: Progression | None = None
     figures: tuple[Figure, ...] = ()
     bootstrap_key: str = ""
 
@@ -110,6 +112,8 @@ class EvaluationResult:
             out["semantic_segmentation"] = _semantic(self.semantic)
         if self.retrieval:
             out["retrieval"] = _retrieval(self.retrieval)
+        if self.progression:
+            out["progression"] = _progression(self.progression)
         return out
 
     def headline(self) -> dict[str, tuple[Estimate, float]]:
@@ -133,6 +137,9 @@ class EvaluationResult:
             instance = self.retrieval.instance
             for cutoff, value, chance in zip(CUTOFFS, instance.mean, instance.mean_chance, strict=True):
                 out[f"retrieval.recall_at_{cutoff}"] = (value, chance)
+        if self.progression:
+            out["progression.appeared_auroc"] = (self.progression.appeared, 0.5)
+            out["progression.resolved_auroc"] = (self.progression.resolved, 0.5)
         return out
 
     @property
@@ -240,6 +247,17 @@ def _retrieval(part: Retrieval) -> dict[str, Any]:
         "chance": {f"recall_at_{k}": v for k, v in zip(CUTOFFS, part.instance.mean_chance, strict=True)},
         "images": len(part.study_ids),
         "reports": len(part.gallery.reports),
+    }
+
+
+def _progression(part: Progression) -> dict[str, Any]:
+    return {
+        "appeared_auroc": part.appeared.to_json(),
+        "resolved_auroc": part.resolved.to_json(),
+        "pairs": part.pairs,
+        "appearances": part.appearances,
+        "resolutions": part.resolutions,
+        "chance": 0.5,
     }
 
 

@@ -67,7 +67,7 @@ def read_truth(lake: Lake, *splits: str) -> Truth:
     for group in (group for split in splits for group in split_groups(lake, split)):
         for row in read_parquet_group(group, ["study_id", "images.list.element.view"]).to_pylist():
             images[row["study_id"]] = len(row["images"])
-    studies = lake.read(splits=splits, columns=("labels", "sentences", "regions", "report"))
+    studies = lake.read(splits=splits, columns=("labels", "sentences", "regions", "report", "prior_study_id"))
     named = " + ".join(map(repr, splits))
     return Truth({study.study_id: study for study in studies}, f"split {named} of the lake at {lake.url}", images)
 

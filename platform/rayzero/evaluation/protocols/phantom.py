@@ -14,6 +14,7 @@ from rayzero.evaluation import sections
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import InProcess, Scorer
 from rayzero.evaluation.metrics.bootstrap import Bootstrap
+from rayzero.evaluation.progression import progression
 from rayzero.evaluation.protocols.registry import Protocol, register
 from rayzero.evaluation.records import Task
 from rayzero.evaluation.result import EvaluationResult
@@ -78,6 +79,7 @@ def run(
         segmentation=sections.segmentation(validation, test, bootstrap, groups),
         semantic=sections.semantic_segmentation(validation, test, bootstrap, groups, among),
         retrieval=sections.retrieval(test, bootstrap),
+        progression=progression(test, bootstrap),
     )
 
 
