@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import resource
 import tempfile
@@ -160,6 +161,8 @@ def _bundle(layers: int, width: int) -> Clocked:
     with tempfile.TemporaryDirectory() as folder:
         shape = Dinov2Config(image_size=518, patch_size=14, num_hidden_layers=layers, hidden_size=width)
         Dinov2Model(shape).save_pretrained(folder)
+        statistics = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(statistics))
         overrides = [f"vision.encoder={folder}", "vision.resolution=518", "evaluation.batch_size=8", "model.heads=12"]
         config = load_config(None, overrides)
         return Clocked(registry.build_zero_shot(config).eval().requires_grad_(False), config, {})

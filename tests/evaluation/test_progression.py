@@ -67,13 +67,13 @@ def test_without_a_change_there_is_nothing_to_find() -> None:
 
 
 def test_the_phantom_report_has_the_changes(bundle: Bundle, tmp_path: Path) -> None:
-    test = list(studies("test", 24, 1))
+    test = list(studies("test", 16, 1))
     linked = [replace(one, prior_study_id=test[n - 1].study_id) if n % 2 else one for n, one in enumerate(test)]
-    lake = write_lake(str(tmp_path / "lake"), [*studies("validation", 12, 0), *linked])
+    lake = write_lake(str(tmp_path / "lake"), [*studies("validation", 8, 0), *linked])
     result = find_protocol("phantom").run(bundle, lake)
     part = result.progression
     assert part is not None
-    assert part.pairs > 20
+    assert part.pairs > 12
     assert result.headline()["progression.appeared_auroc"] == (part.appeared, 0.5)
     assert result.to_json()["progression"]["resolutions"] == part.resolutions
     where = write_report(result, str(tmp_path / "report"), overlays=0)
