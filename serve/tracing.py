@@ -36,8 +36,9 @@ def request_span(headers: Mapping[str, str], request_id: str) -> Iterator[trace.
     """A span of one request, within the caller's trace where its traceparent header names one."""
     caller = TraceContextTextMapPropagator().extract(headers)
     # An exception's text and traceback may hold anything; what is told of it is the problem's name.
-    quiet = {"record_exception": False, "set_status_on_exception": False}
-    with _TRACER.start_as_current_span("request", caller, trace.SpanKind.SERVER, **quiet) as span:
+    with _TRACER.start_as_current_span(
+        "request", caller, trace.SpanKind.SERVER, record_exception=False, set_status_on_exception=False
+    ) as span:
         span.set_attribute("rayzero.request_id", request_id)
         yield span
 
