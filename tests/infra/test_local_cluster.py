@@ -184,7 +184,8 @@ def server(running: Settings, root: Path) -> str:
     apart = running.network.kind == "namespaces"
     config["proxy_location"] = "EveryNode" if apart else "HeadOnly"
     config["http_options"] |= {"host": "0.0.0.0" if apart else "127.0.0.1"}
-    (application,) = config["applications"]
+    application = config["applications"][0]
+    config["applications"] = [application]
     application["args"]["bundles"] = {"radzero": bundle}
     path = f"{ROOT / 'platform'}{os.pathsep}{ROOT}"
     application["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
