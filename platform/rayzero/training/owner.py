@@ -42,7 +42,7 @@ def owned(run: str) -> Iterator[None]:
     patiently(lambda: fs.makedirs(root, exist_ok=True), "making the run folder")
     _await_turn(fs, path, run)
     mine = {"owner": uuid.uuid4().hex, "machine": _machine(), "process": os.getpid(), "beat": 0}
-    _write(fs, path, mine)
+    patiently(lambda: _write(fs, path, mine), "writing down this run's driver")
     # Of several that found the place empty at once, the last to write has it.
     time.sleep(_SETTLE_SECONDS)
     _check_still(_read(fs, path), mine, run)
