@@ -27,7 +27,8 @@ OFFLOAD, RECOMPUTE = "training.offload=optimizer", "training.activation_checkpoi
 LAYOUTS = [(zero_stage, chunks, "") for zero_stage in (0, 1, 2, 3) for chunks in (1, 3)]
 BF16 = "training.precision=bf16"
 LAYOUTS += [(1, 1, OFFLOAD), (2, 1, OFFLOAD), (3, 1, OFFLOAD), (1, 3, RECOMPUTE), (3, 1, RECOMPUTE)]
-# Last: DeepSpeed keeps for the whole process that autocast was on.
+# Last: DeepSpeed keeps for the whole process that autocast was on. It does so, too, with the function that it puts in
+# place of torch's linear layers at stage 3, which rounds in another order: all of these have it.
 HALF = [(zero_stage, 1, BF16) for zero_stage in (0, 1, 2, 3)]
 
 
@@ -125,24 +126,18 @@ def test_every_stage_takes_the_plain_step(zero_stage: int, chunks: int, more: st
         assert about["recomputed"] == (3 if more == RECOMPUTE else 0)
 
 
-def test_under_bf16_gradients_are_exchanged_in_fp32(trained: Path) -> None:
-    plainly, _ = plain(trained)
-    weights, about = (
-        {
-            stage: torch.load(trained / f"{kind}{stage}-{chunks}-{more}-0.pt", weights_only=True)
-            for stage, chunks, more in HALF
-        }
-        for kind in ("", "about-")
-    )
-    assert any(not torch.allclose(weights[0][name], value, rtol=1e-3, atol=2e-4) for name, value in plainly.items())
-    for zero_stage, _, _ in HALF:
-        assert about[zero_stage]["half"] == []
-    # Stage 3 differs by more than its exchange: see the README of rayzero.training.
-    for zero_stage in (1, 2):
-        # Of the first step, before weights that differ in a last bit are rounded to bf16: to the precision of fp32.
-        assert about[zero_stage]["norms"][0] == pytest.approx(about[0]["norms"][0], rel=1e-5)
-        for name, value in weights[0].items():
-            torch.testing.assert_close(weights[zero_stage][name], value, rtol=1e-3, atol=1e-3, msg=name)
+def test_under_bf16_gradients_are_exchanged_in_fp32_at_every_stage(trained: Path) -> None:
+    about = {
+        zero_stage: torch.load(trained / f"about-{zero_stage}-{chunks}-{more}-0.pt", weights_only=True)
+        for zero_stage, chunks, more in HALF
+    }
+    assert about[0]["norms"] != pytest.approx(plain(trained)[1], rel=1e-4)
+    for zero_stage, of_stage in about.items():
+        assert of_stage["half"] == []
+        # To the precision of fp32 in the first step; then weights that differ in their last bit are rounded to bf16.
+        first, second, _ = of_stage["norms"]
+        assert first == pytest.approx(about[0]["norms"][0], rel=1e-5), zero_stage
+        assert second == pytest.approx(about[0]["norms"][1], rel=1e-3), zero_stage
 
 
 def test_a_pretrained_encoder_is_trained_with_its_dropout(trained: Path) -> None:
