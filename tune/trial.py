@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rayzero.config import Config, override
 from rayzero.storage import open_url
 from rayzero.training.features import cache_root
-from rayzero.training.run import pretrain
+from rayzero.training.nonfinite import NonFiniteError
+from rayzero.training.run import pretrain, run_folder
 from tune.budget import Budget
 from tune.space import Space
 from tune.study import FINISHED, IMAGES_PER_SECOND, NUMBER
@@ -35,7 +36,14 @@ def trial_config(
 def run_trial(parameters: dict[str, Any], *, space: Space, base: Config, budget: Budget, folder: str) -> None:
     """Train one trial to its end and report it, as a trainable of Tune."""
     config = trial_config(space, base, budget, parameters, number=parameters[NUMBER], folder=folder)
-    result = pretrain(config, callbacks=[TuneReportCallback()])
+    try:
+        result = pretrain(config, callbacks=[TuneReportCallback()])
+    except NonFiniteError as error:
+        # What raises is started again by Tune, and the same steps would end the same way. A trial that is finished
+        # without figures has failed for good.
+        print(error, flush=True)
+        tune.report({"run_folder": run_folder(config), "error": str(error), FINISHED: True})
+        return
     # Once more: a run that a killed driver had seen to its end reports nothing when it is taken up again.
     speed = images_per_second(result.run_folder)
     extra = {} if speed is None else {IMAGES_PER_SECOND: speed}

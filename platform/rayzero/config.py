@@ -114,10 +114,12 @@ class TrainingConfig(Settings):
         0,
         ge=0,
         description="Start, and go on after losing machines, with as few workers as this, up to training.workers; 0 "
-        "wants them all. What a step computes stays the same",
+        "wants them all. What a step computes stays the same; needs training.checkpoint_every",
     )
     cpus_per_worker: float = Field(1.0, gt=0.0)
-    gpus_per_worker: float = Field(0.0, ge=0.0)
+    gpus_per_worker: float = Field(
+        0.0, ge=0.0, description="0 trains, and encodes cached features, on CPUs, also where there are GPUs"
+    )
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = Field(32, ge=1, description="Images per step over all workers")
@@ -187,6 +189,12 @@ class TrainingConfig(Settings):
         if self.min_workers > self.workers:
             raise ValueError(
                 f"training.min_workers={self.min_workers} is more than training.workers={self.workers}; lower it"
+            )
+        if self.min_workers and not self.checkpoint_every:
+            # Ray Train starts all workers anew when their number changes, from the newest checkpoint.
+            raise ValueError(
+                f"training.min_workers={self.min_workers} needs training.checkpoint_every: when machines come or go, "
+                "the steps since the newest checkpoint are taken again"
             )
         return self
 

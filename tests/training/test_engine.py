@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.utils.checkpoint import checkpoint
 
 from rayzero.alignment.base import Batch
 from rayzero.config import Config, load_config
@@ -24,7 +25,11 @@ STEPS = 3
 OFFLOAD, RECOMPUTE = "training.offload=optimizer", "training.activation_checkpointing=true"
 # ZeRO stage, chunks, and a setting that must not change what a step computes.
 LAYOUTS = [(zero_stage, chunks, "") for zero_stage in (0, 1, 2, 3) for chunks in (1, 3)]
+BF16 = "training.precision=bf16"
 LAYOUTS += [(1, 1, OFFLOAD), (2, 1, OFFLOAD), (3, 1, OFFLOAD), (1, 3, RECOMPUTE), (3, 1, RECOMPUTE)]
+# Last: DeepSpeed keeps for the whole process that autocast was on. It does so, too, with the function that it puts in
+# place of torch's linear layers at stage 3, which rounds in another order: all of these have it.
+HALF = [(zero_stage, 1, BF16) for zero_stage in (0, 1, 2, 3)]
 
 
 def settings(zero_stage: int, chunks: int, more: str = "") -> Config:
@@ -47,7 +52,7 @@ def process(rank: int, port: int, folder: str) -> None:
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    for zero_stage, chunks, more in LAYOUTS:
+    for zero_stage, chunks, more in LAYOUTS + HALF:
         network = model(Path(folder)).float()
         engine = engines.build_engine(network, settings(zero_stage, chunks, more))
         if rank == 0 and zero_stage == 0:
@@ -55,12 +60,19 @@ def process(rank: int, port: int, folder: str) -> None:
         network.eval()  # no dropout: its draws differ between layouts
         # Unequal shares: two images can be cut into two chunks at most.
         share = single(batch(network.text, range(2) if rank == 0 else range(2, len(SAID))))
+        recomputed = sum(getattr(part.forward, "func", None) is checkpoint for part in network.modules())
+        half = [name for name, p in network.named_parameters() if getattr(p, "comm_dtype", p.dtype) != torch.float32]
+        norms = []
         for _ in range(STEPS):
             if chunks == 1:
                 engine.backward(engine(share)["loss"])
             else:
                 cached_backward(engine, partial(engines.backward, engine), share, chunks)
+            norm = engines.norm_before_step(engine)
             engine.step()
+            norms.append(float(engine.get_global_grad_norm() if norm is None else norm))
+        about = {"recomputed": recomputed, "half": half, "norms": norms}
+        torch.save(about, f"{folder}/about-{zero_stage}-{chunks}-{more}-{rank}.pt")
         with deepspeed.zero.GatheredParameters(list(network.parameters())):
             weights = {name: p.detach().clone() for name, p in network.named_parameters()}
         torch.save(weights, f"{folder}/{zero_stage}-{chunks}-{more}-{rank}.pt")
@@ -79,8 +91,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plain(folder: Path) -> dict[str, torch.Tensor]:
-    """The same steps without an engine."""
+def plain(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The same steps without an engine: the weights, and the norm of each step's gradient."""
     config = settings(0, 1)
     network = model(folder).float()
     training = config.training
@@ -89,24 +101,43 @@ def plain(folder: Path) -> dict[str, torch.Tensor]:
     )
     data = single(batch(network.text, range(len(SAID))))
     trained = [p for p in network.parameters() if p.requires_grad]
+    norms = []
     for _ in range(STEPS):
         optimizer.zero_grad()
         network.loss(data)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(trained, training.gradient_clip)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(trained, training.gradient_clip)))
         optimizer.step()
-    return {name: p.detach() for name, p in network.named_parameters()}
+    return {name: p.detach() for name, p in network.named_parameters()}, norms
 
 
 @pytest.mark.parametrize(("zero_stage", "chunks", "more"), LAYOUTS)
 def test_every_stage_takes_the_plain_step(zero_stage: int, chunks: int, more: str, trained: Path) -> None:
     start = {name: p.detach().clone() for name, p in model(trained).float().named_parameters()}
-    expected = plain(trained)
+    expected, norms = plain(trained)
     assert any(not torch.equal(value, start[name]) for name, value in expected.items())
     for rank in range(2):
         got = torch.load(trained / f"{zero_stage}-{chunks}-{more}-{rank}.pt", weights_only=True)
         assert got.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(got[name], value, rtol=1e-3, atol=2e-4, msg=name)
+        about = torch.load(trained / f"about-{zero_stage}-{chunks}-{more}-{rank}.pt", weights_only=True)
+        assert about["norms"] == pytest.approx(norms, rel=1e-3)
+        # RadZero's one block, and the two layers of the text encoder.
+        assert about["recomputed"] == (3 if more == RECOMPUTE else 0)
+
+
+def test_under_bf16_gradients_are_exchanged_in_fp32_at_every_stage(trained: Path) -> None:
+    about = {
+        zero_stage: torch.load(trained / f"about-{zero_stage}-{chunks}-{more}-0.pt", weights_only=True)
+        for zero_stage, chunks, more in HALF
+    }
+    assert about[0]["norms"] != pytest.approx(plain(trained)[1], rel=1e-4)
+    for zero_stage, of_stage in about.items():
+        assert of_stage["half"] == []
+        # To the precision of fp32 in the first step; then weights that differ in their last bit are rounded to bf16.
+        first, second, _ = of_stage["norms"]
+        assert first == pytest.approx(about[0]["norms"][0], rel=1e-5), zero_stage
+        assert second == pytest.approx(about[0]["norms"][1], rel=1e-3), zero_stage
 
 
 def test_a_pretrained_encoder_is_trained_with_its_dropout(trained: Path) -> None:

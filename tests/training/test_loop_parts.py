@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rayzero.alignment import registry
 from rayzero.config import DataConfig, load_config
@@ -16,7 +17,7 @@ from rayzero.studies.lake import RowGroup, open_lake, write_lake
 from rayzero.studies.loading import Source, lake_source, plan, read_examples
 from rayzero.studies.study import Report
 from rayzero.training import engine
-from rayzero.training.features import cache_key
+from rayzero.training.features import _Encoder, cache_key
 from rayzero.training.run import absolute
 from tests.encoders.tiny import tiny_bert
 from tests.toys import toy_lake, toy_study
@@ -108,6 +109,44 @@ def test_cached_features_are_shared_exactly_when_they_are_the_same(tmp_path: Pat
     for change in ("vision.resolution=64", "data.intensity=minmax", "data.geometry=pad", "data.views=[lateral]"):
         assert key != cache_key(load_config(None, [change]), lake, "train")
     assert key != cache_key(base, lake, "validation")
+    # A study may have a report and no sentence, or the other way round, and is then trained on by the one alone.
+    reports = load_config(None, ["data.texts=report"])
+    assert key != cache_key(reports, lake, "train")
+    assert key == cache_key(load_config(None, ["data.texts=caption"]), lake, "train")
+    assert cache_key(base, lake, "validation") == cache_key(reports, lake, "validation")
+
+
+def test_several_may_fill_one_cache_and_go_on_with_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = toy_lake(str(tmp_path / "lake"), train=6, validation=2, test=2)
+    config = load_config(None, ["vision.resolution=64"])
+    found = lake_source(lake, "train", config.data, 64, with_text=True)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    first, second = (_Encoder(config, {str(folder): found}, "cpu") for _ in range(2))
+    item = {"folder": np.array([str(folder)]), "id": np.array([0])}
+    part, encode, others = folder / "part-000000.parquet", first._encode, []
+
+    def while_another_writes(pixels: torch.Tensor) -> torch.Tensor:
+        # Nothing of a part is to be seen before all of it.
+        assert not part.exists()
+        monkeypatch.setattr(first, "_encode", encode)
+        others.append(second(item))
+        return encode(pixels)
+
+    monkeypatch.setattr(first, "_encode", while_another_writes)
+    done = first(item)
+    assert done == others[0]
+    assert int(done["num_rows"][0]) == found.row_groups[0].num_rows
+    assert [path.name for path in folder.iterdir()] == [part.name]
+    written = part.read_bytes()
+    group = replace(found.row_groups[0], path=str(part), index=0)
+    assert read_examples(replace(found, prepared=True), group).num_rows == group.num_rows
+    # A run that was stopped has left this part to the next.
+    monkeypatch.setattr(second, "_write", lambda *_: pytest.fail("encoded again"))
+    assert second(item) == done
+    assert part.read_bytes() == written
 
 
 def test_studies_without_text_are_left_out_of_training_alone(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ import pyarrow as pa
 import pytest
 import ray.train
 
+from rayzero.config import load_config
+from rayzero.ops.contrastive import NonFiniteLogitsError
+from rayzero.training import loop
 from rayzero.training.errors import TrainingError
-from rayzero.training.nonfinite import examined, guard
+from rayzero.training.nonfinite import NonFiniteError, examined, guard
 from rayzero.training.run_storage import train_storage
 
 
@@ -40,9 +43,35 @@ def test_a_loss_that_is_no_number_names_the_studies(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_alone")
 def test_a_model_that_refuses_its_numbers_names_the_studies(tmp_path: Path) -> None:
     with (
-        pytest.raises(TrainingError, match=r"step 2: 32 logits are not finite; .*names the studies"),
+        pytest.raises(NonFiniteError, match=r"step 2: 32 logits are not finite; .*names the studies"),
         examined(pa.table({"study_id": ["c"]}), 2),
     ):
-        raise ValueError("32 logits are not finite")
+        raise NonFiniteLogitsError("32 logits are not finite")
     written = json.loads((tmp_path / "nonfinite-00000002-worker-3.json").read_text())
     assert (written["problem"], written["studies"]) == ("32 logits are not finite", ["c"])
+
+
+@pytest.mark.usefixtures("_alone")
+def test_what_one_worker_alone_may_refuse_is_no_end_of_its_own(tmp_path: Path) -> None:
+    """Others may be waiting for this worker: it has to fail, or they wait for ever."""
+    with (
+        pytest.raises(TrainingError, match="step 2: no view is present") as raised,
+        examined(pa.table({"study_id": ["c"]}), 2),
+    ):
+        raise ValueError("no view is present")
+    assert not isinstance(raised.value, NonFiniteError)
+    assert (tmp_path / "nonfinite-00000002-worker-3.json").exists()
+
+
+def test_a_worker_ends_by_itself_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error would be taken for a failure, and the same steps be taken again."""
+    closed: list[bool] = []
+
+    def run() -> None:
+        raise NonFiniteError("loss is not a number at step 7")
+
+    worker = SimpleNamespace(run=run, monitor=SimpleNamespace(close=lambda: closed.append(True)))
+    monkeypatch.setattr(loop, "_Worker", lambda job: worker)
+    job = SimpleNamespace(config=load_config(None))
+    assert loop.train_worker({"job": job}) == "loss is not a number at step 7"  # type: ignore[dict-item]
+    assert closed == [True]

@@ -30,6 +30,7 @@ from rayzero.studies.lake import open_lake
 from rayzero.training.checkpoint import load_weights
 from rayzero.training.export import export_run
 from rayzero.training.manifest import list_stored
+from rayzero.training.nonfinite import NonFiniteError
 from rayzero.training.run import TrainingResult, pretrain
 from tests.studies.faulty_store import faulty_store
 from tests.toys import toy_lake
@@ -109,6 +110,19 @@ def test_what_cannot_run_is_said_before_it_starts(cluster: None, root: Path) -> 
         pretrain(load_config(None, [*settings(root, "no-lake"), "data.lake=''"]))
     with pytest.raises(ConfigError, match=r"need 16 CPU, the cluster has 2"):
         pretrain(load_config(None, [*settings(root, "big"), "training.cpus_per_worker=8"]))
+
+
+def test_a_run_whose_loss_is_no_number_stops_once(cluster: None, root: Path) -> None:
+    with pytest.raises(NonFiniteError, match=r"run 'wild' stopped: .*step 2.* names the studies"):
+        pretrain(load_config(None, settings(root, "wild", "training.lr=1e30", "training.zero_stage=0")))
+    folder = root / "wild"
+    # One record per worker, and one file of events per start of the workers.
+    assert sorted(path.name for path in folder.glob("nonfinite-*")) == [
+        f"nonfinite-00000002-worker-{rank}.json" for rank in range(2)
+    ]
+    assert len(list((folder / "tensorboard").glob("events*"))) == 1
+    assert not list(folder.glob("checkpoint-*"))
+    assert not (folder / "owner.json").exists()
 
 
 def test_a_bundle_answers_zero_shot(finished: TrainingResult, root: Path) -> None:

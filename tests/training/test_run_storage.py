@@ -52,6 +52,7 @@ def test_a_small_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(OSError, match="disk full"):
             write_whole(fs, str(path), b"half")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
     write_whole(fs, str(path), b"new")
     assert path.read_bytes() == b"new"
 

@@ -22,6 +22,10 @@ Directions = Literal["mean", "sum"]
 _FACTOR: dict[Directions, float] = {"mean": 0.5, "sum": 1.0}
 
 
+class NonFiniteLogitsError(ValueError):
+    """Logits of some process of the group are infinite or not a number; every process of it raises this."""
+
+
 def multi_positive_nce(
     logits: Tensor,
     positives: Tensor,
@@ -132,7 +136,7 @@ def _checked(logits: Tensor, positives: Tensor, group: ProcessGroup | None) -> t
     bad = logits.isfinite().logical_not().sum().reshape(1)
     counts = sum_over_processes(torch.cat([positives.sum(dim=0), bad]), group)
     if int(counts[-1]):
-        raise ValueError(f"{int(counts[-1])} logits are not finite: look for an overflow in the features")
+        raise NonFiniteLogitsError(f"{int(counts[-1])} logits are not finite: look for an overflow in the features")
     if not bool(counts[:-1].any()):
         raise ValueError("no image has a sentence of its own in this batch: nothing to align")
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, counts[:-1]

@@ -100,6 +100,7 @@ class Checkpoints:
         self._zero_stage = zero_stage
         self._rank, self._world_size = self._context.get_world_rank(), self._context.get_world_size()
         self._staging = _staging(self._root) / f"rank-{self._rank}"
+        self._restored, self._universal = self._staging / "restored", _staging(self._root) / "universal"
         # Names of damaged checkpoints are not used again: Ray Train has them on its list until it deletes them.
         self._damaged: set[str] = set()
         self._uploaded = threading.Event()
@@ -129,6 +130,13 @@ class Checkpoints:
         if names:
             raise TrainingError(f"all checkpoints in {self._root} are damaged; choose another name=... to start anew")
         return None
+
+    def discard(self) -> None:
+        """Remove what ``find`` brought to this machine, once it is loaded. Every process calls it."""
+        dist.barrier()
+        shutil.rmtree(self._restored, ignore_errors=True)
+        if self._context.get_local_rank() == 0:
+            shutil.rmtree(self._universal, ignore_errors=True)
 
     def save(
         self,
@@ -238,7 +246,9 @@ class Checkpoints:
             # One process of each machine converts the whole.
             mine = stored.manifests if self._context.get_local_rank() == 0 else ()
             needed = {path: file for one in mine for path, file in one.files.items()}
-        folder = Path(path) if isinstance(self._fs, LocalFileSystem) else self._staging / "restored"
+        folder = Path(path) if isinstance(self._fs, LocalFileSystem) else self._restored
+        # Of a damaged checkpoint there may be files that the one before, of another layout, has not.
+        shutil.rmtree(self._restored, ignore_errors=True)
         for file, expected in needed.items():
             local = folder / file
             try:
@@ -257,7 +267,7 @@ class Checkpoints:
         if not found.resharded:
             return found
         first = found.stored.manifests[0]
-        folder = _staging(self._root) / "universal"
+        folder = self._universal
         if self._rank == 0:
             print(
                 f"{found.stored.name} was saved by {first.world_size} workers at ZeRO stage {first.zero_stage}; "
@@ -295,14 +305,15 @@ def load_weights(model: PretrainingModel, fs: AbstractFileSystem, stored: Stored
                 fs.get_file(f"{stored.path}/{name}", str(local))
                 if problem := manifest.problem_with(local, expected):
                     raise TrainingError(f"{stored.path} is damaged: {problem}")
-        if averages.FILE in stored.manifests[0].files:
-            state = load_file(folder / averages.FILE)
-        elif stored.manifests[0].zero_stage:
+        if stored.manifests[0].zero_stage:
             state = get_fp32_state_dict_from_zero_checkpoint(temporary, tag=TAG, exclude_frozen_parameters=True)
         else:
             # Stage 0 has no shards: the module's own state is complete.
             state = torch.load(folder / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
             state = state["module"]
+        if averages.FILE in stored.manifests[0].files:
+            # The average is of parameters alone: buffers that training changed are the module's own.
+            state = {**state, **load_file(folder / averages.FILE)}
         result = model.load_state_dict(state, strict=False)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     missing = sorted(trained.intersection(result.missing_keys))

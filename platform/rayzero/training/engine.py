@@ -12,7 +12,7 @@ from torch import nn
 
 from rayzero.alignment.base import PretrainingModel
 from rayzero.config import Config, TrainingConfig
-from rayzero.training.layers import rate_scales
+from rayzero.training.layers import rate_scales, recompute_activations
 
 # Its shared-memory collective is compiled at the first initialisation, a minute per worker start, and a killed
 # build leaves a lock that later runs wait on for ever. gloo does the same work.
@@ -22,7 +22,9 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 def build_engine(model: PretrainingModel, config: Config) -> deepspeed.DeepSpeedEngine:
     """``model`` wrapped for training on the process group that Ray Train has set up."""
     training = config.training
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    deepspeed.init_distributed(dist_backend=dist.get_backend())
+    if training.activation_checkpointing:
+        recompute_activations(model)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     optimizer = kind(parameter_groups(model, config), lr=training.lr, betas=training.betas, eps=training.eps)
     # Pretrained encoders arrive in inference mode; without their dropout small corpora are overfitted, and the maps are
@@ -54,7 +56,13 @@ def deepspeed_config(training: TrainingConfig, world_size: int) -> dict[str, Any
         "zero_allow_untested_optimizer": True,
         # Autocast leaves parameters, and so the optimizer's state, in fp32: pure bf16 weights cannot follow
         # small updates of temperatures, norms and LayerScale (RadZero spec, defect 4).
-        "torch_autocast": {"enabled": training.precision == "bf16", "dtype": "bfloat16"},
+        # No module is named whose parameters may travel in bf16: gradients are exchanged, and at stage 3 weights
+        # gathered, in fp32 at every stage alike.
+        "torch_autocast": {
+            "enabled": training.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
     }
@@ -94,6 +102,17 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
     """Give each parameter group its share of ``rate``."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+def norm_before_step(engine: deepspeed.DeepSpeedEngine) -> float | None:
+    """At ZeRO stage 0 the global norm of the gradients, not clipped yet, when all backward calls of a step are done.
+
+    None at other stages: there DeepSpeed looks before it steps, and ``get_global_grad_norm`` tells afterwards.
+    """
+    if engine.zero_optimization_stage() > 0:
+        return None
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
 
 
 def backward(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, *, last: bool) -> None:

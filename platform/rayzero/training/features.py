@@ -2,12 +2,13 @@
 
 A cache is a folder of example row groups plus ``cache.json``, which is written last and lists them; its name is
 a digest of everything the features depend on (lake, split, encoder, resolution, preprocessing), so runs and
-sweep trials that agree on those share it.
+sweep trials that agree on those share it. Each part appears as a whole, so that several may fill one cache at once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from rayzero.studies.examples import stacked, with_features
 from rayzero.studies.lake import Lake, RowGroup
 from rayzero.studies.loading import Source, lake_source, read_examples
 from rayzero.studies.study import Split
+from rayzero.training.run_storage import write_whole
 
 _ENCODE_BATCH = 16
 # The settings that decide what an encoder gets to see, and which texts are kept beside it.
@@ -75,7 +77,9 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
     data = config.data.model_dump(mode="json", include=_PREPARED)
     pixels = registry.find_system(config).needs_pixels
     vision = config.vision.model_dump(mode="json", include={"encoder", "resolution", "normalised"})
-    parts = [lake.fingerprint, split, vision, data, pixels]
+    # Which texts are aligned decides which training studies have any.
+    reports = split == "train" and config.data.texts == "report"
+    parts = [lake.fingerprint, split, vision, data, pixels, reports]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -85,15 +89,17 @@ def _encode(config: Config, sources: Mapping[str, Source]) -> None:
         fs, root = open_url(folder)
         fs.makedirs(root, exist_ok=True)
     work = [(folder, index) for folder, source in sources.items() for index in range(len(source.row_groups))]
-    actors = max(1, int(ray.cluster_resources().get("GPU", 0)) or int(ray.cluster_resources().get("CPU", 1)))
+    # Where training runs: the GPUs of a cluster may be somebody else's.
+    gpus = min(1.0, config.training.gpus_per_worker)
+    actors = int(ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources().get("CPU", 1))
     items = [{"folder": folder, "id": index} for folder, index in work]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Encoder,
-        fn_constructor_args=(config, dict(sources)),
+        fn_constructor_args=(config, dict(sources), "cuda" if gpus else "cpu"),
         batch_size=1,
         # From one actor up: inside a sweep trial most CPUs are taken, and a fixed pool would wait for ever.
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(items))),
-        num_gpus=1 if torch.cuda.is_available() else 0,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(actors, len(items)))),
+        num_gpus=gpus,
     )
     dataset.context.enable_progress_bars = False
     total = sum(source.num_rows for source in sources.values())
@@ -108,14 +114,23 @@ def _encode(config: Config, sources: Mapping[str, Source]) -> None:
     for folder in sources:
         listing = {"row_groups": [asdict(written[item]) for item in work if item[0] == folder]}
         fs, root = open_url(folder)
-        fs.pipe_file(f"{root}/cache.json", json.dumps(listing).encode())
+        write_whole(fs, f"{root}/cache.json", json.dumps(listing).encode())
+
+
+def _rows(path: str) -> int | None:
+    """How many examples the part at ``path`` holds; None where there is none."""
+    fs, target = open_url(path)
+    if not fs.exists(target):
+        return None
+    with fs.open(target, "rb") as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
 class _Encoder:
     """Encodes row groups; one per actor, so that the encoder is loaded once."""
 
-    def __init__(self, config: Config, sources: Mapping[str, Source]) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+    def __init__(self, config: Config, sources: Mapping[str, Source], device: str) -> None:
+        self.device = device
         self.encoder = build_vision(config.vision, config.data).to(self.device).eval()
         self.keep_pixels = registry.find_system(config).needs_pixels
         self.config, self.sources = config, sources
@@ -123,7 +138,19 @@ class _Encoder:
     @torch.inference_mode()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         folder, index = str(batch["folder"][0]), int(batch["id"][0])
-        source = self.sources[folder]
+        path = f"{folder}/part-{index:06d}.parquet"
+        # By another run that fills the same cache, or one that was stopped.
+        rows = _rows(path)
+        if rows is None:
+            rows = self._write(path, self.sources[folder], index)
+        return {
+            "folder": np.array([folder]),
+            "id": np.array([index]),
+            "path": np.array([path]),
+            "num_rows": np.array([rows]),
+        }
+
+    def _write(self, path: str, source: Source, index: int) -> int:
         examples = read_examples(source, source.row_groups[index])
         pixels = torch.from_numpy(stacked(examples))
         if self.config.data.input == "study":
@@ -134,18 +161,12 @@ class _Encoder:
             features[present] = seen
         else:
             features = self._encode(pixels)
-        path = f"{folder}/part-{index:06d}.parquet"
+        content = io.BytesIO()
+        table = with_features(examples, features.numpy(), keep_pixels=self.keep_pixels)
+        pq.write_table(table, content, compression="zstd")
         fs, target = open_url(path)
-        with fs.open(target, "wb") as file:
-            pq.write_table(
-                with_features(examples, features.numpy(), keep_pixels=self.keep_pixels), file, compression="zstd"
-            )
-        return {
-            "folder": np.array([folder]),
-            "id": np.array([index]),
-            "path": np.array([path]),
-            "num_rows": np.array([examples.num_rows]),
-        }
+        write_whole(fs, target, content.getvalue())
+        return int(examples.num_rows)
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.encoder(part.to(self.device)).half().cpu() for part in pixels.split(_ENCODE_BATCH)])

@@ -26,12 +26,12 @@ from rayzero.training.gradient_cache import cached_backward
 from rayzero.training.manifest import SCORE
 from rayzero.training.maps import sample_maps
 from rayzero.training.monitor import Monitor
-from rayzero.training.nonfinite import examined, guard
+from rayzero.training.nonfinite import NonFiniteError, examined, guard
 from rayzero.training.profile import Profile
 from rayzero.training.progress import monitored
 from rayzero.training.throughput import model_flops
 from rayzero.training.timeline import Timeline
-from rayzero.training.validation import validate
+from rayzero.training.validation import autocast, validate
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,22 @@ class Job:
     profile: str | None = None
 
 
-def train_worker(settings: dict[str, Job]) -> None:
-    """Train from the newest checkpoint (or the start) to the last step."""
+def train_worker(settings: dict[str, Job]) -> str | None:
+    """Train from the newest checkpoint (or the start) to the last step.
+
+    Returns why training stopped where a value was no number, for the driver to raise: an error raised here would be
+    taken for a failure of this worker, and the same steps be taken again.
+    """
     config = settings["job"].config
     torch.set_num_threads(max(1, round(config.training.cpus_per_worker)))
-    _Worker(settings["job"]).run()
+    worker = _Worker(settings["job"])
+    stopped = None
+    try:
+        worker.run()
+    except NonFiniteError as error:
+        stopped = str(error)
+    worker.monitor.close()
+    return stopped
 
 
 class _Worker:
@@ -69,6 +80,7 @@ class _Worker:
         self.engine = engines.build_engine(model, self.config)
         self.average = Average(model, self.training.ema) if self.training.ema else None
         self.state = found.load(self.engine, self.average) if found else LoopState()
+        self.checkpoints.discard()
         self.timeline = Timeline(self.training, job.train.num_rows)
         self.monitor = Monitor(
             self.config,
@@ -99,7 +111,6 @@ class _Worker:
                 self.monitor.step(state.step, images, values, self.engine.module, self.checkpoints.blocked)
                 self._milestones(values)
                 profile.step()
-        self.monitor.close()
 
     def _flops_per_image(self, model: PretrainingModel) -> float:
         """Measured before an engine takes the model apart, on the same examples in every process."""
@@ -138,11 +149,12 @@ class _Worker:
             with examined(examples, state.step + 1):
                 losses = cached_backward(engine, backward, batch, self.training.chunks)
             values = self._finite(losses, examples)
-        engine.step()
-        norm = engine.get_global_grad_norm()
+        norm = engines.norm_before_step(engine)
         if norm is not None:
-            values["grad_norm"] = float(norm)
-            guard(values, examples, state.step + 1)
+            values = self._guarded({**values, "grad_norm": norm}, examples)
+        engine.step()
+        if norm is None:
+            values = self._guarded({**values, "grad_norm": float(engine.get_global_grad_norm())}, examples)
         return {**values, "lr": rate}
 
     def _collate(self, examples: pa.Table, model: PretrainingModel, step: int) -> Batch:
@@ -150,7 +162,9 @@ class _Worker:
         return collate(examples, model.text, self.config.data, cached=cached, seed=self.config.seed, step=step)
 
     def _finite(self, losses: dict[str, torch.Tensor], examples: pa.Table) -> dict[str, float]:
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        return self._guarded({name: float(value.detach()) for name, value in losses.items()}, examples)
+
+    def _guarded(self, values: dict[str, float], examples: pa.Table) -> dict[str, float]:
         guard(values, examples, self.state.step + 1)
         return values
 
@@ -191,7 +205,9 @@ class _Worker:
         with gathered, self.average.applied() if self.average is not None else nullcontext():
             figures = validate(model, source, self.config, rank=rank, world_size=world_size)
             if rank == 0 and isinstance(model, AlignmentModel):
-                self.monitor.images(self.state.step, sample_maps(model, source, self.config))
+                with autocast(model, self.config):
+                    pictures = sample_maps(model, source, self.config)
+                self.monitor.images(self.state.step, pictures)
         return figures
 
 

@@ -11,11 +11,15 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import ray.train
 
+from rayzero.ops.contrastive import NonFiniteLogitsError
 from rayzero.training.errors import TrainingError
 
 
 class NonFiniteError(TrainingError):
-    """The loss or the gradient stopped being a number; training stops before the damage is saved."""
+    """The loss or the gradient stopped being a number; training stops before the damage is saved.
+
+    Every worker raises it at the same step, or none: so each can end by itself.
+    """
 
 
 def guard(values: dict[str, float], examples: pa.Table, step: int) -> None:
@@ -35,12 +39,17 @@ def guard(values: dict[str, float], examples: pa.Table, step: int) -> None:
 
 @contextmanager
 def examined(examples: pa.Table, step: int) -> Iterator[None]:
-    """A model that refuses its own numbers (ValueError) inside ends the step as ``guard`` would."""
+    """What a model refuses (ValueError) inside is recorded as ``guard`` does.
+
+    Raises NonFiniteError for logits that are no numbers, which all workers see. Anything else may be one worker's
+    alone, while others wait for it: that is TrainingError.
+    """
     try:
         yield
     except ValueError as error:
         path = _record({}, examples, step, str(error))
-        raise NonFiniteError(f"step {step}: {error}; {path} names the studies") from error
+        kind = NonFiniteError if isinstance(error, NonFiniteLogitsError) else TrainingError
+        raise kind(f"step {step}: {error}; {path} names the studies") from error
 
 
 def _record(values: dict[str, float], examples: pa.Table, step: int, problem: str) -> str:

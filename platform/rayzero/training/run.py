@@ -13,7 +13,9 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, dump_yaml, override, parse_config
@@ -26,8 +28,11 @@ from rayzero.training.errors import TrainingError
 from rayzero.training.features import training_sources
 from rayzero.training.loop import Job, train_worker
 from rayzero.training.manifest import SCORE
+from rayzero.training.nonfinite import NonFiniteError
+from rayzero.training.owner import owned
 from rayzero.training.run_storage import train_storage
 from rayzero.training.timeline import Timeline
+from rayzero.training.validation import has_auroc
 
 # How a run is carried out, not what it computes: what may differ when it is continued.
 _MAY_CHANGE = {
@@ -37,6 +42,9 @@ _MAY_CHANGE = {
     *(f"training.{name}" for name in ("keep_checkpoints", "max_failures", "log_every")),
 }
 _PACKAGES = ("rayzero", "ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
+
+
+_WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -66,16 +74,22 @@ def pretrain(
 
     ``profile`` writes a trace of three steps to ``profile/trace.json`` in the run folder.
 
-    Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable, and
-    TrainingError when training fails more often than training.max_failures allows.
+    Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable;
+    TrainingError when another process trains this run, and when training fails more often than training.max_failures
+    allows; NonFiniteError, a TrainingError, when a loss or a gradient is no number: trying again would not help.
     """
     config = absolute(registry.resolve(config))
     lake = _open(config)
-    follows = config.training.schedule == "plateau" or config.training.early_stopping
-    if follows and "validation" not in lake.splits:
-        raise LakeError(f"{lake.url}: training.schedule=plateau and training.early_stopping need a validation split")
+    _check_monitor(config, lake)
     _check_same_run(config, lake)
     _check_resources(config)
+    with owned(run_folder(config)):
+        return _trained(config, lake, callbacks, profile=profile)
+
+
+def _trained(
+    config: Config, lake: Lake, callbacks: Sequence[ray.train.UserCallback], *, profile: bool
+) -> TrainingResult:
     splits: list[Split] = ["train", "validation"] if "validation" in lake.splits else ["train"]
     sources = training_sources(config, lake, splits)
     job = Job(
@@ -89,13 +103,30 @@ def pretrain(
     # Checks the run's length against the data before any worker starts.
     steps = Timeline(config.training, job.train.num_rows).steps
     print(f"run {config.name!r}: {steps} steps over {job.train.num_rows} training examples", flush=True)
+    return _outcome(config, _trainer(config, job, callbacks))
+
+
+def _outcome(config: Config, trainer: TorchTrainer) -> TrainingResult:
+    """Train, and say in a sentence what went wrong."""
+    again = "The same command continues it from its newest checkpoint"
     try:
-        result = _trainer(config, job, callbacks).fit()
+        result = trainer.fit()
     except ray.train.WorkerGroupError as error:
         causes = "; ".join(sorted({_last_line(failure) for failure in error.worker_failures.values()}))
-        raise TrainingError(
-            f"run {config.name!r} failed: {causes}. The same command continues it from its newest checkpoint"
-        ) from error
+        raise TrainingError(f"run {config.name!r} failed: {causes}. {again}") from error
+    except ray.train.ControllerError as error:
+        cause, workers = error.controller_failure, config.training.workers
+        if isinstance(cause, WorkerGroupStartupTimeoutError | WorkerGroupStartupFailedError):
+            raise TrainingError(
+                f"run {config.name!r} failed: the cluster has no room for its {workers} workers any more. {again}, on "
+                "as many machines, or with a lower training.workers; training.min_workers lets a run go on by itself"
+            ) from error
+        raise TrainingError(f"run {config.name!r} failed: {_last_line(cause)}. {again}") from error
+    except TrainingFailedError as error:
+        raise TrainingError(f"run {config.name!r} failed: {_last_line(error)}. {again}") from error
+    problem = result.return_value  # type: ignore[attr-defined]  # typed as Train v1's
+    if problem:
+        raise NonFiniteError(f"run {config.name!r} stopped: {problem}")
     if result.checkpoint is None:
         raise TrainingError(f"run {config.name!r} ended without a checkpoint: {result.error}")
     return TrainingResult(run_folder(config), result.checkpoint, dict(result.metrics or {}))
@@ -114,7 +145,7 @@ def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallbac
     filesystem, path = train_storage(config.storage)
     workers = (training.min_workers, training.workers) if training.min_workers else training.workers
     return TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]  # typed as Train v1's, which return nothing
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -122,7 +153,7 @@ def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallbac
             use_gpu=bool(training.gpus_per_worker),
             resources_per_worker=resources,
         ),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as Train v1's
             name=config.name,
             storage_path=path,
             storage_filesystem=filesystem,
@@ -135,6 +166,8 @@ def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallbac
                 num_to_keep=training.keep_checkpoints, checkpoint_score_attribute=SCORE
             ),
             callbacks=list(callbacks),  # type: ignore[arg-type]  # typed as Train v1's
+            # Ray leaves a machine's GPUs visible to workers that have none of them.
+            worker_runtime_env=None if training.gpus_per_worker else {"env_vars": _WITHOUT_GPU},
         ),
     )
 
@@ -157,6 +190,23 @@ def _open(config: Config) -> Lake:
     if "train" not in lake.splits:
         raise LakeError(f"{lake.url}: no train split (it has {', '.join(lake.splits)})")
     return lake
+
+
+def _check_monitor(config: Config, lake: Lake) -> None:
+    """What follows validation needs a figure: one that is never a number would count as no progress."""
+    training = config.training
+    if training.schedule != "plateau" and not training.early_stopping:
+        return
+    what = "training.schedule=plateau" if training.schedule == "plateau" else "training.early_stopping"
+    if "validation" not in lake.splits:
+        raise LakeError(f"{lake.url}: {what} needs a validation split")
+    if training.monitor == "loss" or not registry.find_system(config).answers:
+        return
+    if not has_auroc(lake_source(lake, "validation", config.data, config.vision.resolution)):
+        raise LakeError(
+            f"{lake.url}: {what} follows training.monitor=macro_auroc, and no finding is labelled present in one "
+            "study of the validation split and absent in another; label some, or set training.monitor=loss"
+        )
 
 
 def _check_same_run(config: Config, lake: Lake) -> None:

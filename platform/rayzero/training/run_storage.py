@@ -6,9 +6,11 @@ through ``patiently``. What is written is there as a whole or not at all, so tha
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -53,16 +55,22 @@ def train_storage(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def write_whole(fs: AbstractFileSystem, path: str, data: bytes) -> None:
-    """Write a small file so that a reader, and a crash, see the old content or the new."""
+    """Write a file so that a reader, and a crash, see the old content or the new."""
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)  # object stores replace as a whole
         return
-    partial = f"{path}.partial"
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    # A name of its own: several processes may write the same file at once.
+    partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(partial)
+        raise
 
 
 class _PatientHandler(pyarrow.fs.FSSpecHandler):

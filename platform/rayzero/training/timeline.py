@@ -56,15 +56,6 @@ class Timeline:
         size = self.batch_size(step)
         return size // workers + (rank < size % workers)
 
-    def images_before(self, step: int) -> int:
-        """Images that the steps before ``step`` use."""
-        if not self.training.epochs:
-            return step * self.training.batch_size
-        whole = bisect.bisect_right(self._epoch_starts, step) - 1
-        ended = zip(self._epoch_starts, self._epoch_starts[1:], strict=False)
-        used = sum((end - start) * self._epoch_batch(e) for e, (start, end) in enumerate(ended) if e < whole)
-        return used + (step - self._epoch_starts[whole]) * self._epoch_batch(min(whole, self.training.epochs - 1))
-
     def ends_epoch(self, step: int) -> bool:
         """Whether ``step`` steps make whole epochs; never where the run is counted in steps."""
         return bool(self.training.epochs) and step in self._epoch_starts[1:]

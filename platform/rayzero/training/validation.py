@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from rayzero.alignment.base import AlignmentModel, PretrainingModel
 from rayzero.config import Config
-from rayzero.studies.examples import stacked
-from rayzero.studies.lake import RowGroup
+from rayzero.studies.examples import admitted_views, stacked
+from rayzero.studies.lake import RowGroup, read_parquet_group
 from rayzero.studies.loading import Source, read_examples
 from rayzero.training.batches import collate
 
@@ -36,17 +36,38 @@ def validate(
     model.eval()
     mine = source.row_groups[rank::world_size]
     figures: dict[str, float] = {}
-    if isinstance(model, AlignmentModel):
-        scored = _gather([_score(model, source, group, config) for group in mine], world_size)
-        values = _auroc(scored)
+    with autocast(model, config):
+        scored = [_score(model, source, group, config) for group in mine] if isinstance(model, AlignmentModel) else None
+    if scored is not None:
+        values = _auroc(_gather(scored, world_size))
         figures["validation/macro_auroc"] = float(np.mean(list(values.values()))) if values else float("nan")
         figures["validation/findings"] = float(len(values))
     if config.training.monitor == "loss" or not isinstance(model, AlignmentModel):
         alone = _alone()
-        sums = _gather([_losses(model, source, group, config, alone) for group in mine], world_size)
+        with autocast(model, config):
+            losses = [_losses(model, source, group, config, alone) for group in mine]
+        sums = _gather(losses, world_size)
         figures["validation/loss"] = sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
     model.train(was_training)
     return figures
+
+
+def autocast(model: PretrainingModel, config: Config) -> torch.autocast:
+    """The precision of training, which the engine gives to steps alone."""
+    bf16 = config.training.precision == "bf16"
+    return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def has_auroc(source: Source) -> bool:
+    """Whether some finding is known to be present in one example of ``source`` and absent in another."""
+    seen: dict[str, set[int]] = {}
+    views = admitted_views(source.data)
+    for group in source.row_groups:
+        for row in read_parquet_group(group, ["labels", "images.list.element.view"]).to_pylist():
+            if any(image["view"] in views for image in row["images"]):
+                for name, value in dict(row["labels"]).items():
+                    seen.setdefault(name, set()).add(value)
+    return any({0, 1} <= values for values in seen.values())
 
 
 def _gather(mine: list[T], world_size: int) -> list[T]:
@@ -90,6 +111,8 @@ def _score(model: AlignmentModel, source: Source, group: RowGroup, config: Confi
     examples = read_examples(source, group)
     labels = [dict(row) for row in examples.column("labels").to_pylist()]
     findings = sorted({name for row in labels for name in row})
+    if not findings:
+        return labels, [], np.zeros((len(labels), 0), np.float32)
     prompts = model.encode_prompts([config.evaluation.prompt.replace("{}", name) for name in findings])
     images = torch.from_numpy(stacked(examples)).to(model.device)
     present = torch.tensor(examples.column("present").to_pylist(), dtype=torch.bool, device=model.device)

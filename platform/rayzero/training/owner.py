@@ -1,0 +1,122 @@
+"""One driver per run: two would delete each other's unfinished checkpoints.
+
+The driver keeps ``owner.json`` in the run folder and renews it every few seconds, as files of an object store cannot be
+locked. Whoever finds the record watches whether it is renewed: that needs no clocks that agree. So a driver that died
+is succeeded after a while, and at once by another process of its machine, which sees that it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from botocore.exceptions import BotoCoreError
+from fsspec import AbstractFileSystem
+
+from rayzero.storage import open_url
+from rayzero.training.errors import TrainingError
+from rayzero.training.run_storage import patiently, write_whole
+
+FILE = "owner.json"
+BEAT_SECONDS = 5.0
+"""How often a driver renews its record."""
+_WATCHED_BEATS = 4
+_SETTLE_SECONDS = 0.5
+
+
+@contextmanager
+def owned(run: str) -> Iterator[None]:
+    """Inside, the run folder ``run`` (a path or URL) is this process's alone.
+
+    Raises TrainingError when another driver is at it. Finding that out takes up to four beats.
+    """
+    fs, root = open_url(run)
+    path = f"{root}/{FILE}"
+    patiently(lambda: fs.makedirs(root, exist_ok=True), "making the run folder")
+    _await_turn(fs, path, run)
+    mine = {"owner": uuid.uuid4().hex, "machine": _machine(), "process": os.getpid(), "beat": 0}
+    patiently(lambda: _write(fs, path, mine), "writing down this run's driver")
+    # Of several that found the place empty at once, the last to write has it.
+    time.sleep(_SETTLE_SECONDS)
+    _check_still(_read(fs, path), mine, run)
+    done = threading.Event()
+    beats = threading.Thread(target=_renew, args=(fs, path, mine, done), name="run-owner", daemon=True)
+    beats.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beats.join()
+        with suppress(OSError, BotoCoreError):
+            if (_read(fs, path) or {}).get("owner") == mine["owner"]:
+                fs.rm_file(path)
+
+
+def _await_turn(fs: AbstractFileSystem, path: str, run: str) -> None:
+    """Return when nobody renews the record."""
+    first = _read(fs, path)
+    if first is None or (first["machine"] == _machine() and not _lives(first["process"])):
+        return
+    deadline = time.monotonic() + _WATCHED_BEATS * BEAT_SECONDS
+    print(f"{run} has a driver, process {first['process']} on {first['machine']}: looking whether it lives", flush=True)
+    while time.monotonic() < deadline:
+        time.sleep(BEAT_SECONDS / 4)
+        now = _read(fs, path)
+        if now is None:
+            return
+        _check_still(now, first, run)
+
+
+def _check_still(now: dict[str, Any] | None, expected: dict[str, Any], run: str) -> None:
+    if now is not None and now != expected:
+        raise TrainingError(
+            f"{run} is being trained by process {now['process']} on {now['machine']}; wait for it, end it, or choose "
+            "another name=..."
+        )
+
+
+def _renew(fs: AbstractFileSystem, path: str, mine: dict[str, Any], done: threading.Event) -> None:
+    while not done.wait(BEAT_SECONDS):
+        mine["beat"] += 1
+        # A store that is away is away for those who watch, too.
+        with suppress(OSError, BotoCoreError):
+            _write(fs, path, mine)
+
+
+def _write(fs: AbstractFileSystem, path: str, record: dict[str, Any]) -> None:
+    write_whole(fs, path, json.dumps(record).encode())
+
+
+def _read(fs: AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    fs.invalidate_cache()
+    try:
+        content = patiently(lambda: fs.cat_file(path), "looking for another driver of this run")
+    except FileNotFoundError:
+        return None
+    return dict(json.loads(content))
+
+
+def _machine() -> str:
+    """This machine's name, with its space of process ids where containers share the name."""
+    try:
+        space = f"/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}{space}"
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,65 @@
+"""How a run is put to Ray Train, and what is made of its end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray.train
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import PreemptionError
+from ray.train.v2.api.preemption import PreemptionInfo
+
+from rayzero.config import load_config
+from rayzero.training import run
+from rayzero.training.errors import TrainingError
+from rayzero.training.nonfinite import NonFiniteError
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment"),
+    [(0, {"env_vars": {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}}), (1, {})],
+)
+def test_workers_without_a_gpu_see_none(gpus: int, environment: dict[str, Any], tmp_path) -> None:  # type: ignore[no-untyped-def]
+    config = load_config(None, [f"training.gpus_per_worker={gpus}", f"storage={tmp_path}"])
+    trainer = run._trainer(config, SimpleNamespace(), [])  # type: ignore[arg-type]
+    assert trainer.run_config.worker_runtime_env == environment
+    assert trainer.backend_config.backend == ("nccl" if gpus else "gloo")
+
+
+def ending(outcome: Any) -> Any:
+    """A trainer that ends so."""
+
+    def fit() -> Any:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return SimpleNamespace(fit=fit)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ray.train.WorkerGroupError("", {0: ValueError("a\nworker broke")}), "failed: worker broke. The same command"),
+        (
+            ray.train.ControllerError(WorkerGroupStartupTimeoutError(2)),
+            r"no room for its 2 workers any more\. .* training\.min_workers lets a run go on",
+        ),
+        (ray.train.ControllerError(OSError("disk full")), "failed: disk full. The same command continues it"),
+        (
+            PreemptionError(PreemptionInfo(None, {"node": [1]})),
+            r"failed: Training was interrupted by node preemption \(preempted_ranks=\[1\]",
+        ),
+    ],
+)
+def test_whatever_ends_a_run_is_one_message(error: Exception, said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        run._outcome(load_config(None, ["training.workers=2"]), ending(error))
+
+
+def test_a_run_whose_loss_is_no_number_has_failed_with_what_it_saved() -> None:
+    result = SimpleNamespace(return_value="loss is not a number at step 7", checkpoint=object(), error=None)
+    with pytest.raises(NonFiniteError, match="run 'run' stopped: loss is not a number at step 7"):
+        run._outcome(load_config(None), ending(result))
