@@ -26,8 +26,7 @@ test: .venv/installed lint
 	infra/install-axe
 	@echo "== Orthanc, for the tests of the server with a PACS"
 	infra/install-orthanc
-	@# Two processes: one has the tests with Ray clusters (see tests/conftest.py), which mostly wait.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 fast-test: .venv/installed
 	$(BIN)/python -m pytest -m "not cluster and not browser"

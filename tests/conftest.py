@@ -16,15 +16,6 @@ import ray
 from jobs.command import connect
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several test processes, one has all tests with Ray clusters, in turn; likewise those with Chromium."""
-    for item in items:
-        group = next((name for name in ("cluster", "browser") if item.get_closest_marker(name)), None)
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _no_cluster_is_left_behind() -> Iterator[None]:
     yield
