@@ -26,7 +26,8 @@ test: .venv/installed lint
 	infra/install-axe
 	@echo "== Orthanc, for the tests of the server with a PACS"
 	infra/install-orthanc
-	$(BIN)/python -m pytest
+	@# Two processes: one has the tests with Ray clusters, which mostly wait (see tests/conftest.py).
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 fast-test: .venv/installed
 	$(BIN)/python -m pytest -m "not cluster and not browser"

@@ -237,3 +237,7 @@ def test_requests_go_on_without_the_head(running: Settings, server: str) -> None
     assert status_of(f"{running.dashboard}/api/version") == 0
     for _ in range(10):
         assert status_of(f"{server}/v1/models") == 200
+    cluster.restart(running, "head")
+    # The state came back from Redis: the same nodes, the same application, nothing deployed anew.
+    await_(lambda: len(cluster.alive_nodes(running)) == 3, "the nodes' return to the head")
+    assert status_of(f"{server}/v1/models") == 200

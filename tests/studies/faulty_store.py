@@ -30,6 +30,8 @@ class FaultyStore(ThreadingHTTPServer):
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._back = 0.0
+        self._held = ""
+        self._released = threading.Event()
 
     @property
     def url(self) -> str:
@@ -38,6 +40,24 @@ class FaultyStore(ThreadingHTTPServer):
     def away(self, *, seconds: float) -> None:
         """Hang up on every request for so long."""
         self._back = time.monotonic() + seconds
+
+    def hold(self, name: str) -> None:
+        """Leave requests for keys that contain ``name`` unanswered until ``release``, which hangs up on them."""
+        self._held = name
+        self._released.clear()
+
+    def release(self) -> None:
+        """End what ``hold`` began."""
+        self._held = ""
+        self._released.set()
+
+    def holds(self, path: str) -> bool:
+        """Whether a request for ``path`` was held; waits for the release."""
+        if not self._held or self._held not in path:
+            return False
+        self.faults["held"] += 1
+        self._released.wait()
+        return True
 
     def draw(self) -> str:
         """What happens to the next request: a tenth fails, a twentieth stalls, a twentieth is cut short."""
@@ -57,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self._body()
-        fault = self.server.draw()
+        fault = "away" if self.server.holds(self.path) else self.server.draw()
         if fault == "away":
             raise ConnectionError
         if fault == "fail":

@@ -125,20 +125,33 @@ def test_finished_parts_are_not_written_again(tmp_path: Path) -> None:
     assert ingest("folder", root, str(target), cpus=2).lake.counts["total"]["studies"] == 150
 
 
+def ingest_command(root: str, lake: Path) -> list[str]:
+    ends = ["--root", root, "--lake", str(lake), "--cpus", "2"]
+    return [sys.executable, "-m", "jobs.ingest", "--corpus", "folder", *ends]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A corpus, and its lake as an ingest that nothing interrupts writes it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    root, lake = write_folder(folder / "corpus", 130), folder / "lake"
+    subprocess.run(ingest_command(root, lake), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return root, lake
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("after", ["ingest/plan.json", "ingest/part-*.json", "lake.json"])
-def test_a_killed_ingest_is_continued(tmp_path: Path, after: str) -> None:
-    root, target = write_folder(tmp_path / "corpus", 130), tmp_path / "lake"
-    command = [sys.executable, "-m", "jobs.ingest", "--corpus", "folder", "--root", root, "--cpus", "2", "--lake"]
-    process = subprocess.Popen([*command, str(target)], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+def test_a_killed_ingest_is_continued(undisturbed: tuple[str, Path], tmp_path: Path, after: str) -> None:
+    root, target = undisturbed[0], tmp_path / "lake"
+    command = ingest_command(root, target)
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not list(target.glob(after)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     process.kill()
     process.wait()
-    subprocess.run([*command, str(target)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*command, str(tmp_path / "undisturbed")], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    ours, expected = tree(target), tree(tmp_path / "undisturbed")
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    ours, expected = tree(target), tree(undisturbed[1])
     for files in (ours, expected):
         del files["card.html"]  # it names the folder
     assert ours == expected

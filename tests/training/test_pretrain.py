@@ -181,6 +181,7 @@ def test_an_outage_of_the_store_and_a_killed_worker_cost_no_step(finished: Train
         ray.shutdown()
         connect()
         config = load_config(None, [*settings(root, "away"), "storage=s3://bucket/runs", f"data.cache={root}/cache"])
+        store.hold("checkpoint-00000012")  # the run cannot end before a worker is killed
         with ThreadPoolExecutor(1) as driver:
             running = driver.submit(pretrain, config)
             fs, _ = open_url("s3://bucket")
@@ -193,8 +194,9 @@ def test_an_outage_of_the_store_and_a_killed_worker_cost_no_step(finished: Train
             await_true(lambda: "checkpoint-00000004" in listed() or running.done())
             store.away(seconds=6)
             await_true(lambda: "checkpoint-00000008" in listed() or running.done())
-            assert not running.done(), "the run ended before a worker could be killed"
+            assert not running.done(), running.result()
             os.kill(training_workers()[0], signal.SIGKILL)
+            store.release()
             result = running.result(timeout=400)
         assert store.faults["away"] > 0
         assert result.metrics["loss"] == finished.metrics["loss"]
