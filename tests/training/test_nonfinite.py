@@ -73,5 +73,5 @@ def test_a_worker_ends_by_itself_and_says_why(monkeypatch: pytest.MonkeyPatch) -
     worker = SimpleNamespace(run=run, monitor=SimpleNamespace(close=lambda: closed.append(True)))
     monkeypatch.setattr(loop, "_Worker", lambda job: worker)
     job = SimpleNamespace(config=load_config(None))
-    assert loop.train_worker({"job": job}) == "loss is not a number at step 7"  # type: ignore[dict-item]
+    assert loop.train_worker(job) == "loss is not a number at step 7"  # type: ignore[arg-type]
     assert closed == [True]

@@ -45,15 +45,14 @@ class Job:
     profile: str | None = None
 
 
-def train_worker(settings: dict[str, Job]) -> str | None:
+def train_worker(job: Job) -> str | None:
     """Train from the newest checkpoint (or the start) to the last step.
 
     Returns why training stopped where a value was no number, for the driver to raise: an error raised here would be
     taken for a failure of this worker, and the same steps be taken again.
     """
-    config = settings["job"].config
-    torch.set_num_threads(max(1, round(config.training.cpus_per_worker)))
-    worker = _Worker(settings["job"])
+    torch.set_num_threads(max(1, round(job.config.training.cpus_per_worker)))
+    worker = _Worker(job)
     stopped = None
     try:
         worker.run()

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,8 @@ def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallbac
     filesystem, path = train_storage(config.storage)
     workers = (training.min_workers, training.workers) if training.min_workers else training.workers
     return TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # typed as Train v1's, which return nothing
-        train_loop_config={"job": job},
+        # Bound, as Ray's controller would load a config, and with it DeepSpeed and the encoders: seconds of a start.
+        partial(train_worker, job),  # type: ignore[arg-type]  # typed as Train v1's, which return nothing
         torch_config=TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]  # typed as Train v1's
