@@ -31,7 +31,8 @@ from serve.examples import ExampleSet
 from serve.service import Service
 from serve.settings import Limits
 from tests.benchmarks.harness import Row, report
-from tests.benchmarks.serving import _median, free_port, untrained
+from tests.benchmarks.serving import _median, untrained
+from tests.ports import free_port
 from tests.serve.conftest import FILMS
 from tests.serve.local import LocalClient
 from tests.ui.conftest import CHROMIUM, FLAGS

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from serve.app import start
 from serve.engine import Engine, ModelInput
 from serve.settings import AppArgs, Limits
 from tests.benchmarks.harness import Row, report
+from tests.ports import free_port
 
 _SIDE = 512
 _BATCH = 8
@@ -150,13 +150,6 @@ def _turns(rounds: int, ours: Callable[[], float], other: Callable[[], float]) -
 
 def _median(values: Sequence[float]) -> float:
     return float(np.median(values))
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def untrained(folder: Path) -> str:
