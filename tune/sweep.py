@@ -28,6 +28,7 @@ from rayzero.storage import open_url
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
+from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
 from rayzero.training.run import absolute, pretrain
@@ -212,12 +213,8 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
     )
     grid = tuner.fit()
     results = [grid[index] for index in range(len(grid))]
-    errors = {str((one.config or {})[NUMBER]): _last_line(one.error) for one in results if one.error is not None}
+    errors = {str((one.config or {})[NUMBER]): last_line(one.error) for one in results if one.error is not None}
     study.set_user_attr("errors", {**study.user_attrs.get("errors", {}), **errors})
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _repeat(

@@ -24,7 +24,7 @@ from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
-from rayzero.training.errors import TrainingError
+from rayzero.training.errors import TrainingError, last_line
 from rayzero.training.features import training_sources
 from rayzero.training.loop import Job, train_worker
 from rayzero.training.manifest import SCORE
@@ -112,7 +112,7 @@ def _outcome(config: Config, trainer: TorchTrainer) -> TrainingResult:
     try:
         result = trainer.fit()
     except ray.train.WorkerGroupError as error:
-        causes = "; ".join(sorted({_last_line(failure) for failure in error.worker_failures.values()}))
+        causes = "; ".join(sorted({last_line(failure) for failure in error.worker_failures.values()}))
         raise TrainingError(f"run {config.name!r} failed: {causes}. {again}") from error
     except ray.train.ControllerError as error:
         cause, workers = error.controller_failure, config.training.workers
@@ -121,20 +121,15 @@ def _outcome(config: Config, trainer: TorchTrainer) -> TrainingResult:
                 f"run {config.name!r} failed: the cluster has no room for its {workers} workers any more. {again}, on "
                 "as many machines, or with a lower training.workers; training.min_workers lets a run go on by itself"
             ) from error
-        raise TrainingError(f"run {config.name!r} failed: {_last_line(cause)}. {again}") from error
+        raise TrainingError(f"run {config.name!r} failed: {last_line(cause)}. {again}") from error
     except TrainingFailedError as error:
-        raise TrainingError(f"run {config.name!r} failed: {_last_line(error)}. {again}") from error
+        raise TrainingError(f"run {config.name!r} failed: {last_line(error)}. {again}") from error
     problem = result.return_value  # type: ignore[attr-defined]  # typed as Train v1's
     if problem:
         raise NonFiniteError(f"run {config.name!r} stopped: {problem}")
     if result.checkpoint is None:
         raise TrainingError(f"run {config.name!r} ended without a checkpoint: {result.error}")
     return TrainingResult(run_folder(config), result.checkpoint, dict(result.metrics or {}))
-
-
-def _last_line(failure: Exception) -> str:
-    """A worker's failure without the traceback that Ray has printed already."""
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
 
 
 def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
