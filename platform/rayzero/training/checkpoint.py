@@ -239,7 +239,7 @@ class Checkpoints:
         self._fs.invalidate_cache()
         stored = patiently(lambda: manifest.read_stored(self._fs, path), f"reading {name}")
         if stored is None:
-            return None, "a manifest is missing"
+            return None, "a manifest is missing or not readable"
         same = len(stored.manifests) == self._world_size and stored.manifests[0].zero_stage == self._zero_stage
         if same:
             needed = {**stored.manifests[0].files, **stored.manifests[self._rank].files}

@@ -42,8 +42,6 @@ _MAY_CHANGE = {
     *(f"training.{name}" for name in ("keep_checkpoints", "max_failures", "log_every")),
 }
 _PACKAGES = ("rayzero", "ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
-
-
 _WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
 
@@ -63,7 +61,7 @@ def run_folder(config: Config) -> str:
 
 def count_examples(config: Config) -> int:
     """Training examples of one epoch. Raises ConfigError or LakeError as ``pretrain`` does."""
-    lake = _open(config)
+    lake = open_training_lake(config)
     return lake_source(lake, "train", config.data, config.vision.resolution, with_text=True).num_rows
 
 
@@ -79,7 +77,7 @@ def pretrain(
     allows; NonFiniteError, a TrainingError, when a loss or a gradient is no number: trying again would not help.
     """
     config = absolute(registry.resolve(config))
-    lake = _open(config)
+    lake = open_training_lake(config)
     _check_monitor(config, lake)
     _check_same_run(config, lake)
     _check_resources(config)
@@ -178,7 +176,8 @@ def absolute(config: Config) -> Config:
     return override(config, local)
 
 
-def _open(config: Config) -> Lake:
+def open_training_lake(config: Config) -> Lake:
+    """The lake of ``config``. Raises ConfigError where it names none, LakeError for one without a train split."""
     if not config.data.lake:
         raise ConfigError("data.lake is empty: give the folder or URL of a lake written by jobs.ingest")
     lake = open_lake(config.data.lake)
