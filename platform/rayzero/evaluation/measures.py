@@ -140,7 +140,10 @@ def top_labels(benchmark: Benchmark, measured: Measured) -> list[Figure]:
 def accuracy(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     """Single-label accuracy of the highest score, plain and balanced."""
     test = measured.test
-    found = operating.single_label_figures(test.logits, test.labels, test.patients, measured.bootstrap)
+    try:
+        found = operating.single_label_figures(test.logits, test.labels, test.patients, measured.bootstrap)
+    except ValueError as error:
+        raise EvaluationError(f"{test.truth.where}: {error}") from None
     chance = 1.0 / len(test.findings)
     names = {"accuracy": "Accuracy of the highest score", "balanced_accuracy": "Balanced accuracy"}
     return referenced(benchmark, [Figure(key, names[key], value, value, chance=chance) for key, value in found.items()])
