@@ -15,17 +15,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from jobs.command import main, whole_number
-from jobs.evaluate import label_targets, make_scorer
-from rayzero.bundle import Bundle, load_bundle
-from rayzero.config import ConfigError, EvaluationConfig, validate
+from jobs.command import main
+from jobs.evaluate import evaluate, scoring_options
+from rayzero.bundle import load_bundle
+from rayzero.config import ConfigError
 from rayzero.evaluation.comparison import compare, write_comparison
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.overview import Overview
-from rayzero.evaluation.protocols.registry import Protocol, find_protocol, protocol_names
-from rayzero.evaluation.report import write_pages, write_report
-from rayzero.evaluation.scores import read_labels
-from rayzero.studies.lake import Lake, open_lake
+from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
+from rayzero.evaluation.report import write_pages
+from rayzero.studies.lake import open_lake
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -59,7 +58,7 @@ def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overvie
                 out = f"{options.out.rstrip('/')}/{protocol.name}/{label}"
                 print(f"{label} on {protocol.name}", flush=True)
                 try:
-                    _evaluate(protocol, lake, url, bundle, out, tables.get(protocol.name), options)
+                    evaluate(protocol, lake, url, bundle, options, out=out, labels=tables.get(protocol.name))
                 except EvaluationError as error:
                     refused.append((label, protocol.name, str(error)))
                 else:
@@ -75,25 +74,10 @@ def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overvie
     return Overview(tuple(sources), comparisons, refused)
 
 
-def _evaluate(
-    protocol: Protocol,
-    lake: Lake,
-    url: str,
-    bundle: Bundle,
-    out: str,
-    table: str | None,
-    options: argparse.Namespace,
-) -> None:
-    given = {} if options.bootstrap is None else {"bootstrap": options.bootstrap}
-    settings = validate(EvaluationConfig, {**bundle.config.evaluation.model_dump(), **given}, where="evaluation")
-    scorer = make_scorer(url, bundle, settings.batch_size, out, options.workers, options.gpus_per_worker)
-    labels = read_labels(table, label_targets(protocol), blank=0) if table else None
-    result = protocol.run(bundle, lake, config=settings, scorer=scorer, labels=labels)
-    write_report(result, out, overlays=settings.overlays)
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jobs.compare", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.compare", description=__doc__.split("\n")[0], parents=[scoring_options()]
+    )
     parser.add_argument(
         "sources", nargs="+", metavar="label=folder", help="a name, and its report; with --lakes, its bundle"
     )
@@ -102,11 +86,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--labels", nargs="+", default=(), metavar="protocol=CSV", help="labels of protocols that have their own table"
     )
     parser.add_argument("--out", default="runs/comparison", help="folder or URL for the table and its reports")
-    parser.add_argument("--bootstrap", type=whole_number(0), help="replicates per interval (default: the bundle's)")
-    parser.add_argument(
-        "--workers", type=whole_number(0), default=0, help="Ray actors that score (default: this process)"
-    )
-    parser.add_argument("--gpus-per-worker", type=float, default=0.0)
     return parser.parse_args(arguments)
 
 

@@ -26,7 +26,7 @@ from rayzero.evaluation.report import headline_name, write_report
 from rayzero.evaluation.result import EvaluationResult
 from rayzero.evaluation.scores import evaluate_scores, read_labels
 from rayzero.studies.examples import COMPANIONS
-from rayzero.studies.lake import normal_url, open_lake
+from rayzero.studies.lake import Lake, normal_url, open_lake
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -68,17 +68,35 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.companions is not None:
         chosen_views = [name for name in options.companions.split(",") if name]
         bundle = replace(bundle, config=override(bundle.config, {"data.companions": chosen_views}))
+    result, where = evaluate(
+        protocol, lake, options.bundle, bundle, options, out=options.out, labels=options.labels, split=options.split
+    )
+    _finish(result, where)
+
+
+def evaluate(
+    protocol: Protocol,
+    lake: Lake,
+    url: str,
+    bundle: Bundle,
+    options: argparse.Namespace,
+    *,
+    out: str,
+    labels: str | None,
+    split: str = "test",
+) -> tuple[EvaluationResult, str]:
+    """Evaluate ``bundle``, the one at ``url``, and write its report to ``out``; the figures, and where they are.
+
+    ``options`` are those of ``scoring_options``; ``labels`` is a CSV in place of the lake's own. An evaluation into
+    ``out`` that was interrupted continues. Raises EvaluationError when the lake cannot answer.
+    """
     given = {"bootstrap": options.bootstrap, "batch_size": options.batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = validate(EvaluationConfig, {**bundle.config.evaluation.model_dump(), **chosen}, where="evaluation")
-    scorer = make_scorer(
-        options.bundle, bundle, settings.batch_size, options.out, options.workers, options.gpus_per_worker
-    )
-    labels = None
-    if options.labels:
-        labels = read_labels(options.labels, label_targets(protocol), blank=0)
-    result = protocol.run(bundle, lake, config=settings, split=options.split, scorer=scorer, labels=labels)
-    _finish(result, options.out, settings.overlays)
+    scorer = _scorer(url, bundle, settings.batch_size, out, options)
+    table = read_labels(labels, _label_targets(protocol), blank=0) if labels else None
+    result = protocol.run(bundle, lake, config=settings, split=split, scorer=scorer, labels=table)
+    return result, write_report(result, out, overlays=settings.overlays)
 
 
 def _evaluate_scores(options: argparse.Namespace, protocol: Protocol) -> None:
@@ -95,7 +113,7 @@ def _evaluate_scores(options: argparse.Namespace, protocol: Protocol) -> None:
         config=settings,
         system=options.system,
     )
-    _finish(result, options.out, 0)
+    _finish(result, write_report(result, options.out, overlays=0))
 
 
 def _with_tables(options: argparse.Namespace, protocol: Protocol) -> Protocol:
@@ -111,29 +129,41 @@ def _with_tables(options: argparse.Namespace, protocol: Protocol) -> Protocol:
     return protocol if benchmark is None else replace(protocol, run=benchmark.run, benchmark=benchmark)
 
 
-def label_targets(protocol: Protocol) -> tuple[Target, ...]:
+def _label_targets(protocol: Protocol) -> tuple[Target, ...]:
     """The classes that a table of labels is joined to. Raises EvaluationError where the lake's own labels count."""
     if protocol.benchmark is None or callable(protocol.benchmark.targets):
         raise EvaluationError(f"protocol {protocol.name!r} takes its labels from the lake; leave --labels out")
     return protocol.benchmark.targets
 
 
-def _finish(result: EvaluationResult, out: str, overlays: int) -> None:
-    where = write_report(result, out, overlays=overlays)
+def _finish(result: EvaluationResult, where: str) -> None:
     print(f"{summary(result)}\n\nreport  {where}/report.html")
 
 
-def make_scorer(url: str, bundle: Bundle, batch_size: int, out: str, workers: int, gpus_per_worker: float) -> Scorer:
-    """What scores with the bundle of ``url``, here or on Ray; an interrupted evaluation into ``out`` continues."""
+def _scorer(url: str, bundle: Bundle, batch_size: int, out: str, options: argparse.Namespace) -> Scorer:
     kept = Kept(normal_url(f"{out.rstrip('/')}/scores"), fingerprint(url))
-    if not workers:
+    if not options.workers:
         return InProcess(bundle, batch_size, kept)
     connect()
-    return OnRay(url, bundle.config, batch_size, workers, gpus_per_worker=gpus_per_worker, kept=kept)
+    return OnRay(url, bundle.config, batch_size, options.workers, gpus_per_worker=options.gpus_per_worker, kept=kept)
+
+
+def scoring_options() -> argparse.ArgumentParser:
+    """The options of every command that evaluates bundles, as a parent of its parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=0, help="Ray actors that score (default: this process)"
+    )
+    parser.add_argument("--gpus-per-worker", type=float, default=0.0)
+    parser.add_argument("--bootstrap", type=whole_number(0), help="replicates per interval (default: the bundle's)")
+    parser.add_argument("--batch-size", type=whole_number(1), help="images per batch (default: the bundle's)")
+    return parser
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.evaluate", description=__doc__.split("\n")[0], parents=[scoring_options()]
+    )
     parser.add_argument("--bundle", help="folder or URL of an exported model")
     parser.add_argument("--lake", help="folder or URL of a lake")
     parser.add_argument("--protocol", required=True, help=f"what to measure: {', '.join(protocol_names())}")
@@ -149,12 +179,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--images", help="CSV that lists the images of --scores, row by row, where it has no ids")
     parser.add_argument("--system", default="scores", help="what computed --scores")
     parser.add_argument("--out", default="runs/evaluation", help="folder or URL for report.json and report.html")
-    parser.add_argument(
-        "--workers", type=whole_number(0), default=0, help="Ray actors that score (default: this process)"
-    )
-    parser.add_argument("--gpus-per-worker", type=float, default=0.0)
-    parser.add_argument("--bootstrap", type=whole_number(0), help="replicates per interval (default: the bundle's)")
-    parser.add_argument("--batch-size", type=whole_number(1), help="images per batch (default: the bundle's)")
     return parser.parse_args(arguments)
 
 

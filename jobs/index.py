@@ -102,7 +102,7 @@ def _recall(bundle: Bundle, entries: Entries) -> dict[str, float]:
     by_text = np.concatenate(
         [
             bundle.score(_features(bundle, entries, np.array(rows)), words)
-            for rows in _batches(_rows(entries), _TEXT_BATCH)
+            for rows in _batches(iter(range(len(entries.images))), _TEXT_BATCH)
         ]
     )
     some = _features(bundle, entries, images)
@@ -114,10 +114,6 @@ def _recall(bundle: Bundle, entries: Entries) -> dict[str, float]:
         "images": _held(by_text.T, unit(entries.texts)[texts] @ unit(entries.pooled).T),
         "sentences": _held(by_image, unit(entries.pooled)[images] @ unit(entries.texts).T),
     }
-
-
-def _rows(entries: Entries) -> Iterator[int]:
-    return iter(range(len(entries.images)))
 
 
 def _features(bundle: Bundle, entries: Entries, rows: np.ndarray[Any, Any]) -> ImageFeatures:

@@ -25,7 +25,7 @@ def request_id() -> str:
 
 
 def observe_stage(stage: str, model: str, seconds: float) -> None:
-    """A request spent ``seconds`` in ``stage``: fetch, read, prepare, model or maps (web); encode or score (model)."""
+    """A request spent ``seconds`` in ``stage``: fetch, read, prepare, model, maps (web) or encode, score, search."""
     _histogram("rayzero_stage_seconds", "Time of a request by stage", ("stage", "model")).observe(
         max(seconds, 1e-9), tags={"stage": stage, "model": model}
     )

@@ -11,11 +11,16 @@ from pathlib import Path
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
+import hypothesis
 import pytest
 import ray
 from xdist.scheduler import LoadFileScheduling
 
 from jobs.command import connect
+
+# How long an example takes says how busy the machine is, and no test is about that.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 class _ClustersInTurn(LoadFileScheduling):  # type: ignore[misc]

@@ -1,13 +1,14 @@
-"""Addresses that cannot be opened are named."""
+"""Addresses that cannot be opened are named; files are whole or absent."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from rayzero.config import ConfigError
-from rayzero.storage import open_url
+from rayzero.storage import open_url, write_whole
 from rayzero.studies.lake import open_lake
 
 
@@ -26,3 +27,16 @@ def test_a_folder_is_a_path_of_the_local_file_system(tmp_path: Path) -> None:
     fs, path = open_url(str(tmp_path))
     assert fs.isdir(path)
     assert path == str(tmp_path)
+
+
+def test_a_small_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs, path = fsspec.filesystem("file"), tmp_path / "state.json"
+    write_whole(fs, str(path), b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            write_whole(fs, str(path), b"half")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_whole(fs, str(path), b"new")
+    assert path.read_bytes() == b"new"

@@ -25,12 +25,13 @@ from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, nearest, override
 from rayzero.evaluation.report import write_pages
 from rayzero.storage import open_url
-from rayzero.studies.lake import Lake, open_lake
+from rayzero.studies.lake import Lake
 from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
+from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
-from rayzero.training.run import absolute, pretrain
+from rayzero.training.run import absolute, open_training_lake, pretrain
 from tune.answer import SweepResult, Trial, collect
 from tune.budget import Budget, plan
 from tune.report import preset_text, report_files
@@ -212,12 +213,8 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
     )
     grid = tuner.fit()
     results = [grid[index] for index in range(len(grid))]
-    errors = {str((one.config or {})[NUMBER]): _last_line(one.error) for one in results if one.error is not None}
+    errors = {str((one.config or {})[NUMBER]): last_line(one.error) for one in results if one.error is not None}
     study.set_user_attr("errors", {**study.user_attrs.get("errors", {}), **errors})
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _repeat(
@@ -272,10 +269,7 @@ def concurrent_trials(configs: Sequence[Config]) -> int:
 
 
 def _open_lake(sweep: Sweep) -> Lake:
-    base = sweep.base
-    if not base.data.lake:
-        raise ConfigError("data.lake is empty: give the folder or URL of a lake written by jobs.ingest")
-    lake = open_lake(base.data.lake)
+    lake = open_training_lake(sweep.base)
     metrics = [objective.metric for objective in sweep.space.objectives if objective.metric.startswith("validation/")]
     if metrics and "validation" not in lake.splits:
         raise ConfigError(

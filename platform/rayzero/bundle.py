@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
 from rayzero.config import Config, dump_yaml, load_config, parse_config
-from rayzero.storage import open_url
+from rayzero.storage import file_sha256, local_copy, open_url
 from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.study import Image, Study
@@ -158,7 +157,7 @@ def save_bundle(url: str, model: PretrainingModel, config: Config, card: dict[st
             json.dumps({"format": FORMAT_VERSION, "system": config.system, **card}, indent=2, sort_keys=True)
         )
         files = sorted(path for path in local.rglob("*") if path.is_file())
-        sums = {str(path.relative_to(local)): _sha256(path) for path in files}
+        sums = {str(path.relative_to(local)): file_sha256(path) for path in files}
         (local / "checksums.json").write_text(json.dumps(sums, indent=2))
         fs.makedirs(root, exist_ok=True)
         fs.put(f"{folder}/", f"{root}/", recursive=True)
@@ -200,7 +199,9 @@ def fingerprint(url: str) -> str:
 
 def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
     """Load a bundle for inference. Raises BundleError when a file is absent, altered or of another format."""
-    with _local_copy(url) as folder:
+    fs, root = open_url(url)
+    _checksums(fs, root, url)  # before a copy is made of what is no bundle
+    with local_copy(fs, root) as folder:
         _verify(folder, url)
         card = json.loads((folder / "card.json").read_text())
         if card.get("format") != FORMAT_VERSION:
@@ -212,19 +213,6 @@ def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     model.eval().requires_grad_(False)
     return Bundle(model=model.to(device), config=config, card=card)
-
-
-@contextmanager
-def _local_copy(url: str) -> Iterator[Path]:
-    fs, root = open_url(url)
-    if not fs.exists(f"{root}/checksums.json"):
-        raise BundleError(f"{url}: no bundle here (checksums.json is absent); write one with jobs.export")
-    if fs.protocol == "file" or "file" in fs.protocol:
-        yield Path(root)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        fs.get(f"{root}/", f"{folder}/", recursive=True)
-        yield Path(folder)
 
 
 def _checksums(fs: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, str]:
@@ -247,10 +235,5 @@ def _verify(folder: Path, url: str) -> None:
         path = folder / name
         if not path.is_file():
             raise BundleError(f"{url}: {name} is missing; export the bundle again")
-        if _sha256(path) != expected:
+        if file_sha256(path) != expected:
             raise BundleError(f"{url}: {name} does not match its checksum; export or download the bundle again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

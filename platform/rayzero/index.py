@@ -11,7 +11,6 @@ A folder: ``index.json`` (model, counts, recall, SHA-256 of each file), ``senten
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rayzero.alignment.base import ImageFeatures
-from rayzero.storage import open_url
+from rayzero.storage import file_sha256, local_copy, open_url
 
 FORMAT_VERSION = 1
 CANDIDATES = 100
@@ -117,7 +116,7 @@ def save_index(url: str, entries: Entries, *, checksum: str, recall: dict[str, f
             "sentences": len(entries.sentences),
             "images": len(entries.images),
             "recall": recall,
-            "files": {name: _sha256(local / name) for name in _FILES},
+            "files": {name: file_sha256(local / name) for name in _FILES},
         }
         (local / "index.json").write_text(json.dumps(card, indent=2))
         fs.makedirs(root, exist_ok=True)
@@ -140,12 +139,9 @@ def load_index(url: str, checksum: str) -> VectorIndex:
         raise SearchIndexError(
             f"{url}: built with another bundle ({card['checksum'][:12]}); build it again with this one"
         )
-    if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-        return _load(Path(root), card, url)
-    # Mapped files outlive their names, so the copy needs no keeping.
-    with tempfile.TemporaryDirectory() as folder:
-        fs.get(f"{root}/", f"{folder}/", recursive=True)
-        return _load(Path(folder), card, url)
+    # Mapped files outlive their names, so a copy needs no keeping.
+    with local_copy(fs, root) as folder:
+        return _load(folder, card, url)
 
 
 def unit(vectors: Float) -> Float:
@@ -157,7 +153,7 @@ def unit(vectors: Float) -> Float:
 def _load(folder: Path, card: dict[str, Any], url: str) -> VectorIndex:
     for name in _FILES:
         path = folder / name
-        if not path.is_file() or _sha256(path) != card["files"].get(name):
+        if not path.is_file() or file_sha256(path) != card["files"].get(name):
             raise SearchIndexError(f"{url}: {name} is missing or does not match its checksum; build the index again")
     sentences = pq.read_table(folder / "sentences.parquet").to_pydict()
     images = pq.read_table(folder / "images.parquet").to_pydict()
@@ -186,8 +182,3 @@ def _nearest(index: Any, vector: Float, count: int) -> Rows:
     _, rows = index.search(unit(vector), min(count, index.ntotal))
     found: Rows = rows[0][rows[0] >= 0]
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

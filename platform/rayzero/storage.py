@@ -1,5 +1,7 @@
 """Folders and object stores, opened by URL with patience for a store that is slow or fails now and then.
 
+What is written through ``whole_file`` and ``write_whole`` is there as a whole or not at all.
+
 Where the store is and who asks comes from the environment variables that all AWS tools read, on every machine of the
 cluster: ``AWS_ENDPOINT_URL``, ``AWS_DEFAULT_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` or a role.
 ``AWS_MAX_ATTEMPTS`` (default 8) and ``AWS_RETRY_MODE`` (default standard) say how often a failed request is sent
@@ -8,11 +10,19 @@ again, with growing pauses.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
 
 from fsspec import AbstractFileSystem
 from fsspec.config import conf
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.config import ConfigError
 
@@ -34,6 +44,60 @@ def open_url(url: str) -> tuple[AbstractFileSystem, str]:
             f"{url}: cannot be opened ({error}); give a folder, or a URL such as s3://bucket/folder"
         ) from None
     return fs, path
+
+
+def make_parent(fs: AbstractFileSystem, path: str) -> None:
+    """Make the folder of the file ``path``, where there are folders: object stores have none."""
+    if isinstance(fs, LocalFileSystem):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def whole_file(fs: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
+    """A file that appears at ``path`` when it is complete: by a rename on a disk, by nature on an object store.
+
+    Its folder must be there. Several processes may write the same file at once.
+    """
+    if not isinstance(fs, LocalFileSystem):
+        with fs.open(path, "wb") as file:
+            yield file
+        return
+    unfinished = f"{path}.{secrets.token_hex(4)}.unfinished"
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+
+
+def write_whole(fs: AbstractFileSystem, path: str, data: bytes) -> None:
+    """Write a file so that a reader, and a crash, see the old content or the new. Its folder must be there."""
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, data)
+        return
+    with whole_file(fs, path) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def local_copy(fs: AbstractFileSystem, root: str) -> Iterator[Path]:
+    """The folder ``root`` on this machine's disk: itself, or a copy that is removed at the end."""
+    if isinstance(fs, LocalFileSystem):
+        yield Path(root)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fs.get(f"{root}/", f"{folder}/", recursive=True)
+        yield Path(folder)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a local file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _configure() -> None:

@@ -95,14 +95,30 @@ def peak_bytes(build: Callable[[torch.device], Problem], which: Literal["ours", 
 def paired_seconds(
     ours: Callable[[], Any], other: Callable[[], Any], *, rounds: int = 7, device: str = "cpu"
 ) -> tuple[float, float]:
-    """Median wall seconds of each, timed in turn so that whatever else the machine does weighs on both alike."""
-    times: tuple[list[float], list[float]] = ([], [])
+    """Median wall seconds of each, after one round that is not timed; see ``paired_medians``."""
     for work in (ours, other):
         work()
+    return paired_medians(lambda: seconds(ours, device), lambda: seconds(other, device), rounds=rounds)
+
+
+def paired_medians(ours: Callable[[], float], other: Callable[[], float], *, rounds: int) -> tuple[float, float]:
+    """Median of what each measures, in turn so that whatever else the machine does weighs on both alike."""
+    figures: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds):
         for which in (0, 1) if turn % 2 == 0 else (1, 0):
-            times[which].append(_seconds((ours, other)[which], device))
-    return statistics.median(times[0]), statistics.median(times[1])
+            figures[which].append((ours, other)[which]())
+    return statistics.median(figures[0]), statistics.median(figures[1])
+
+
+def seconds(work: Callable[[], Any], device: str = "cpu") -> float:
+    """Wall seconds of one call, the device's own work included."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def report(benchmark: str, rows: Sequence[Row], out: Path | None, *, note: str = "") -> bool:
@@ -166,16 +182,6 @@ def _peak_here(build: Callable[[torch.device], Problem], which: str, device: str
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated()
     return max(0, peak - before - sum(g.untyped_storage().nbytes() for g in gradients if g is not None))
-
-
-def _seconds(work: Callable[[], Any], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def _status(field: str) -> int:

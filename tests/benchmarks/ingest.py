@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ import pydicom
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.sandbox import Limits, Sandbox
 from tests.benchmarks.films import write_films, write_table
+from tests.benchmarks.harness import seconds
 from tests.studies.mutations import mutants
 from tests.studies.test_ingest import tree
 
@@ -52,7 +53,7 @@ def measure_speed(folder: Path, films: int, side: int) -> list[Row]:
     write_table(folder / "films", paths, studies=films)
     for path in paths:
         path.read_bytes()  # both find the files in the page cache
-    decode, store = _timed(lambda: _decode(paths)), _timed(lambda: _store(paths, folder / "loop.parquet"))
+    decode, store = seconds(lambda: _decode(paths)), seconds(lambda: _store(paths, folder / "loop.parquet"))
     with _watch() as seen:
         text = _ingest(folder / "films", folder / "lake", seen)
     speed = next(line for line in text.splitlines() if line.startswith("speed"))
@@ -62,12 +63,6 @@ def measure_speed(folder: Path, films: int, side: int) -> list[Row]:
         _row(f"{name} : loop that stores", ours, films / store, 0.8 * _CORES),
         _row(f"{name} : loop that decodes alone", ours, films / decode, None),
     ]
-
-
-def _timed(work: Callable[[], None]) -> float:
-    start = time.monotonic()
-    work()
-    return time.monotonic() - start
 
 
 def _decode(paths: Sequence[Path]) -> None:

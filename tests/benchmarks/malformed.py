@@ -22,7 +22,8 @@ from ray import serve
 from serve.app import start
 from serve.settings import AppArgs
 from tests.benchmarks.harness import Row, report
-from tests.benchmarks.serving import free_port, image, untrained
+from tests.benchmarks.serving import image, untrained
+from tests.ports import free_port
 from tests.serve.conftest import small_volume_bundle
 from tests.serve.malformed import damaged_files, is_problem
 

@@ -16,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pydicom
@@ -30,8 +30,9 @@ from serve.engine import Engine
 from serve.examples import ExampleSet
 from serve.service import Service
 from serve.settings import Limits
-from tests.benchmarks.harness import Row, report
-from tests.benchmarks.serving import _median, free_port, untrained
+from tests.benchmarks.harness import Row, report, seconds
+from tests.benchmarks.serving import untrained
+from tests.ports import free_port
 from tests.serve.conftest import FILMS
 from tests.serve.local import LocalClient
 from tests.ui.conftest import CHROMIUM, FLAGS
@@ -58,21 +59,15 @@ def _serve(bundle: str, port: int) -> None:
     uvicorn.run(create_api(service, token=None), port=port, log_level="error", lifespan="off")
 
 
-def _until(url: str, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
+def _until(url: str, patience: float = 120.0) -> None:
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         try:
             if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.2)
-    raise TimeoutError(f"{url} did not answer within {seconds:.0f} s")
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    raise TimeoutError(f"{url} did not answer within {patience:.0f} s")
 
 
 def _open(browser: Browser, url: str) -> Page:
@@ -112,13 +107,13 @@ def measure(browser: Browser, url: str, server: str, rounds: int, folder: Path) 
             sent, dropped = film(2 * turn), folder / "film.dcm"
             dropped.write_bytes(film(2 * turn + 1))
             page = _open(browser, url)
-            seen = _timed(lambda page=page, dropped=dropped: _drop(page, dropped))
-            own = _timed(lambda sent=sent: ask(sent, list(_FINDINGS)))
+            seen = seconds(lambda page=page, dropped=dropped: _drop(page, dropped))
+            own = seconds(lambda sent=sent: ask(sent, list(_FINDINGS)))
             word = f"finding number {turn}"
-            typed = _timed(lambda page=page, word=word: _further(page, word))
+            typed = seconds(lambda page=page, word=word: _further(page, word))
             known = ask(sent, list(_FINDINGS)).json()["image"]["image_id"]
             words = [*_FINDINGS, f"{word} again"]
-            asked = _timed(lambda words=words, known=known: ask(None, words, known))
+            asked = seconds(lambda words=words, known=known: ask(None, words, known))
             page.close()
             if turn:
                 shown.append(seen)
@@ -127,9 +122,9 @@ def measure(browser: Browser, url: str, server: str, rounds: int, folder: Path) 
                 further.append(typed)
                 again.append(asked)
     return [
-        Row("film to first bars, s (other: the API alone)", _median(shown), _median(alone)),
-        Row("film to first bars beyond the API, s", _median(beyond), bar=_BAR_S),
-        Row("a further finding, s (other: the API alone)", _median(further), _median(again)),
+        Row("film to first bars, s (other: the API alone)", median(shown), median(alone)),
+        Row("film to first bars beyond the API, s", median(beyond), bar=_BAR_S),
+        Row("a further finding, s (other: the API alone)", median(further), median(again)),
     ]
 
 

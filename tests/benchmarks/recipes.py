@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -30,6 +29,7 @@ from rayzero.training import engine as engines
 from rayzero.training.plan import count_parts, state_bytes
 from rayzero.training.throughput import model_flops, peak_flops
 from tests.benchmarks.harness import Row, report
+from tests.ports import free_port
 
 _UNTIMED, _TIMED = 3, 10
 
@@ -214,10 +214,7 @@ def counted(name: str, folder: Path, *, tiny: bool = False, images: int = 2) -> 
 
 def alone() -> None:
     """A process group of this process, as a worker of one finds it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", rank=0, world_size=1)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import socket
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +32,8 @@ from rayzero.studies.files import read_image
 from serve.app import start
 from serve.engine import Engine, ModelInput
 from serve.settings import AppArgs, Limits
-from tests.benchmarks.harness import Row, report
+from tests.benchmarks.harness import Row, paired_medians, report
+from tests.ports import free_port
 
 _SIDE = 512
 _BATCH = 8
@@ -82,7 +83,7 @@ def serving(url: str, rounds: int) -> list[Row]:
             return time.perf_counter() - began
 
         def median_ms(prompts: Sequence[str]) -> float:
-            return 1000 * _median([ask(data, prompts) for data in fresh(_SINGLES)])
+            return 1000 * statistics.median([ask(data, prompts) for data in fresh(_SINGLES)])
 
         bare = Bare(url, threads=_args(url).threads)
         findings = [f"There is finding {number} of many" for number in range(192)]
@@ -90,15 +91,17 @@ def serving(url: str, rounds: int) -> list[Row]:
             ask(fresh(1)[0], prompts)
             bare.batch(fresh(1), prompts)
 
-        served, loop = _turns(
-            rounds, lambda: _saturated(ask, fresh(_LOAD)), lambda: _loop(bare, fresh(_LOAD), _BATCH, _PROMPTS)
+        served, loop = paired_medians(
+            lambda: _saturated(ask, fresh(_LOAD)),
+            lambda: _loop(bare, fresh(_LOAD), _BATCH, _PROMPTS),
+            rounds=rounds,
         )
-        single, alone = _turns(
-            rounds, lambda: median_ms(_PROMPTS), lambda: 1000 / _loop(bare, fresh(_SINGLES), 1, _PROMPTS)
+        single, alone = paired_medians(
+            lambda: median_ms(_PROMPTS), lambda: 1000 / _loop(bare, fresh(_SINGLES), 1, _PROMPTS), rounds=rounds
         )
         latencies = _at_rate(ask, fresh(int(0.7 * served * _STEADY_S)), 0.7 * served)
         p50, p99 = (1000 * float(np.quantile(latencies, q)) for q in (0.5, 0.99))
-        many, one = _turns(rounds, lambda: median_ms(findings), lambda: median_ms(findings[:1]))
+        many, one = paired_medians(lambda: median_ms(findings), lambda: median_ms(findings[:1]), rounds=rounds)
     return [
         Row("requests/s under saturating load", served, loop, bar=0.9, better="higher"),
         Row("one request, p50 ms", single, alone),
@@ -137,26 +140,6 @@ def _at_rate(ask: Callable[[bytes], float], files: Sequence[bytes], rate: float)
             time.sleep(gap)
             waiting.append(pool.submit(ask, data))
         return [one.result() for one in waiting]
-
-
-def _turns(rounds: int, ours: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
-    """The median of each, measured in turn."""
-    figures: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds):
-        for which in (0, 1) if turn % 2 == 0 else (1, 0):
-            figures[which].append((ours, other)[which]())
-    return _median(figures[0]), _median(figures[1])
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values))
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def untrained(folder: Path) -> str:

@@ -13,13 +13,11 @@ from sklearn.metrics import roc_auc_score
 from rayzero.alignment import registry
 from rayzero.bundle import Bundle
 from rayzero.config import load_config
-from rayzero.encoders.volume import ViT3D
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
 from rayzero.evaluation.report import write_report
 from rayzero.studies.lake import Lake
-from tests.encoders.test_volume import TINY
-from tests.encoders.tiny import tiny_bert
+from tests.alignment.tiny import tiny_brgsa
 from tests.evaluation.miniatures import TREES, ingested, long_tail_labels
 
 _VOLUMES = [name for name in TREES if TREES[name][0] in ("ct-rate-fixed", "rad-chestct", "inspect")]
@@ -37,14 +35,7 @@ def films() -> Bundle:
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """An untrained BrgSA."""
-    folder = tmp_path_factory.mktemp("encoders")
-    ViT3D(TINY, (8, 16, 16), normalised=False).save_definition(folder / "vit3d")
-    overrides = [
-        "system=brgsa", f"vision.encoder={folder / 'vit3d'}", f"text.encoder={tiny_bert(folder / 'bert')}",
-        "model.text_layers=2", "data.input=volume", "data.volume_shape=[8,16,16]", "evaluation.bootstrap=40",
-    ]  # fmt: skip
-    torch.manual_seed(0)
-    config = registry.resolve(load_config(None, overrides))
+    config = tiny_brgsa(tmp_path_factory.mktemp("encoders"), "evaluation.bootstrap=40")
     return Bundle(registry.build_zero_shot(config).eval(), config, {})
 
 

@@ -64,7 +64,7 @@ _SHAPES = st.shared(st.tuples(st.integers(1, 9), st.integers(1, 9)), key="shape"
 _VALUES = st.one_of(st.sampled_from([float(t) for t in CUTS if np.isfinite(t)]), st.floats(-40, 40, width=32))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     _SHAPES.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=_VALUES)),
     _SHAPES.flatmap(lambda shape: hnp.arrays(bool, shape)),
@@ -89,7 +89,7 @@ def test_dice_from_histograms_equals_the_naive_one_at_every_threshold(values: np
     assert np.array_equal(empty_at_probabilities(image), [not above.any() for above in passes])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(_SHAPES.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=_VALUES)), min_size=2, max_size=2),
     _SHAPES.flatmap(lambda shape: hnp.arrays(bool, shape)),

@@ -35,7 +35,7 @@ def _scene(seed: int, overlapping: bool) -> tuple[np.ndarray, dict[int, np.ndarr
     return maps, masks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from([0, 20, 49, 50, 51, 80, 100]))
 def test_iou_is_that_of_every_pixel_counted_by_itself(seed: int, overlapping: bool, column: int) -> None:
     scenes = [_scene(seed, overlapping), _scene(seed + 1, overlapping)]

@@ -6,20 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from rayzero.alignment import registry
 from rayzero.bundle import Bundle
-from rayzero.config import load_config
-from rayzero.encoders.volume import ViT3D
 from rayzero.evaluation.inference import InProcess
 from rayzero.evaluation.protocols.registry import find_protocol
 from rayzero.evaluation.records import Task, from_table, to_table
 from rayzero.evaluation.report import write_report
 from rayzero.studies.lake import Lake, write_lake
 from rayzero.studies.study import Image, Mask, Region, Sentence, Study
-from tests.encoders.test_volume import TINY
-from tests.encoders.tiny import tiny_bert
+from tests.alignment.tiny import tiny_brgsa
 
 FINDINGS = ("cardiomegaly", "lung nodule")
 
@@ -59,23 +55,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("encoders")
-    ViT3D(TINY, (8, 16, 16), normalised=False).save_definition(folder / "vit3d")
-    torch.manual_seed(0)
-    overrides = [
-        "system=brgsa",
-        f"vision.encoder={folder / 'vit3d'}",
-        f"text.encoder={tiny_bert(folder / 'bert')}",
-        "data.input=volume",
-        "data.volume_shape=[8,16,16]",
-        "data.volume_spacing_mm=[4,2,2]",
-        "model.width=8",
-        "model.bank_size=16",
-        "model.text_layers=2",
-        "evaluation.bootstrap=20",
-        "evaluation.overlays=4",
-    ]
-    config = registry.resolve(load_config(None, overrides))
+    overrides = ["data.volume_spacing_mm=[4,2,2]", "evaluation.bootstrap=20", "evaluation.overlays=4"]
+    config = tiny_brgsa(tmp_path_factory.mktemp("encoders"), *overrides)
     return Bundle(registry.build_zero_shot(config).eval(), config, {})
 
 

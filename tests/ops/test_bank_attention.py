@@ -16,7 +16,7 @@ def rows(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(queries=st.integers(1, 9), entries=st.integers(1, 30), width=st.integers(1, 12), seed=st.integers(0, 10_000))
 def test_equals_softmax_attention(queries: int, entries: int, width: int, seed: int) -> None:
     query, bank = rows(queries, width, seed=seed), rows(entries, width, seed=seed + 1)

@@ -80,7 +80,7 @@ def test_balanced_is_the_mean_over_texts_of_each_text_alone() -> None:
     torch.testing.assert_close(balanced, expected, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images=st.integers(1, 6), texts=st.integers(1, 6), seed=st.integers(0, 10_000))
 def test_info_nce_is_cross_entropy_against_the_mean_over_positives(images: int, texts: int, seed: int) -> None:
     logits, positives = problem(images, texts, seed)
@@ -106,7 +106,7 @@ def test_info_nce_of_single_positives_is_clip_s_loss() -> None:
     torch.testing.assert_close(info_nce(logits, torch.eye(7, dtype=torch.bool)), expected, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images=st.integers(1, 6), texts=st.integers(1, 6), seed=st.integers(0, 10_000))
 def test_sigmoid_nce_is_a_binary_loss_per_pair(images: int, texts: int, seed: int) -> None:
     logits, positives = problem(images, texts, seed)

@@ -34,7 +34,7 @@ def problem(images: int, captions: list[int], patches: int, width: int, *, seed:
     return normal(images, patches, width), normal(len(captions), words, width), word_mask, patch_mask, temperatures
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     images=st.integers(1, 4),
     captions=st.lists(st.integers(1, 9), min_size=1, max_size=6),

@@ -51,7 +51,7 @@ def expanded(memory: torch.Tensor, mask: torch.Tensor, zeros: torch.Tensor) -> t
     return torch.cat([memory, memory.new_zeros(*slots.shape, memory.shape[2])], dim=1), torch.cat([mask, slots], dim=1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     memories=st.integers(1, 5),
     queries=st.integers(1, 12),

@@ -32,7 +32,7 @@ def agree(ours: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     images=st.integers(1, 5),
     texts=st.one_of(st.integers(1, 7), st.just(40)),
@@ -57,7 +57,7 @@ def test_equals_the_published_formula(
     agree(ours, theirs, inputs)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(texts=st.integers(1, 12), tokens=st.integers(1, 12), seed=st.integers(0, 10_000))
 def test_the_dot_product_is_the_ablation_s_formula(texts: int, tokens: int, seed: int) -> None:
     text = (unit(texts, 8, seed=seed) * 3).detach().requires_grad_()

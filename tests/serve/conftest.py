@@ -17,12 +17,11 @@ from PIL import Image as PillowImage
 from rayzero.alignment import registry
 from rayzero.bundle import save_bundle
 from rayzero.config import Config, VisionConfig, load_config
-from rayzero.encoders.volume import ViT3D
 from rayzero.phantom import CtVolume, render_ct, sample_patient
 from rayzero.phantom.dicom import write_ct_series
 from rayzero.phantom.files import write_nifti
 from rayzero.studies.sandbox import Sandbox
-from tests.encoders.test_volume import TINY
+from tests.alignment.tiny import tiny_brgsa
 from tests.encoders.tiny import tiny_bert
 
 FILMS = Path(data_store.__file__).parent / "data"
@@ -105,20 +104,7 @@ def volume_bundle_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def small_volume_bundle(folder: Path) -> str:
     """Write that bundle below ``folder``."""
-    torch.manual_seed(0)
-    ViT3D(TINY, (8, 16, 16), normalised=False).save_definition(folder / "vit3d")
-    overrides = [
-        "system=brgsa",
-        f"vision.encoder={folder / 'vit3d'}",
-        f"text.encoder={tiny_bert(folder / 'bert')}",
-        "data.input=volume",
-        "data.volume_shape=[8,16,16]",
-        "data.volume_spacing_mm=[30,20,20]",
-        "model.width=8",
-        "model.bank_size=16",
-        "model.text_layers=2",
-    ]
-    config = registry.resolve(load_config(None, overrides))
+    config = tiny_brgsa(folder, "data.volume_spacing_mm=[30,20,20]")
     return save_bundle(str(folder / "bundle"), registry.build(config), config, {"vocabulary": ["nodule", "effusion"]})
 
 

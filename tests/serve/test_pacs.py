@@ -28,8 +28,9 @@ from serve.examples import ExampleSet
 from serve.pacs import Archive
 from serve.service import Service
 from serve.settings import Limits, PacsArgs
+from tests.ports import free_port
 from tests.serve.local import LocalClient
-from tests.serve.orthanc import AUTHORIZATION, PLUGIN, PROGRAM, Orthanc, free_port
+from tests.serve.orthanc import AUTHORIZATION, PLUGIN, PROGRAM, Orthanc
 
 SECRET = "TEST_PACS_AUTHORIZATION"
 FORM = {"prompts": ["nodule", "pleural effusion"]}

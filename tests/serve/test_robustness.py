@@ -43,7 +43,6 @@ def test_whatever_the_openapi_document_allows_is_answered(http: TestClient) -> N
 
     @settings(
         max_examples=150,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.generate],

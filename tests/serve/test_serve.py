@@ -24,8 +24,8 @@ from rayzero.config import Config, VisionConfig
 from serve import page
 from serve.app import APP_NAME, build, start
 from serve.settings import AppArgs, Limits
+from tests.ports import free_port
 from tests.serve.conftest import png
-from tests.serve.orthanc import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

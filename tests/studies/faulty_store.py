@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.ports import free_port
+
 _ERROR = b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
 
 
@@ -141,9 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def faulty_store(seed: int) -> Iterator[FaultyStore]:
     """A running store with a bucket ``bucket``; the environment of this process and its children points to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     moto = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

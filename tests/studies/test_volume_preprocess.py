@@ -76,7 +76,7 @@ def test_shrinking_filters_what_the_coarse_grid_cannot_hold() -> None:
     np.testing.assert_allclose(pixels[0, 1:-1, 3, 3], centres[1:-1] * 10 / 1000, atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(*[st.integers(2, 20)] * 3),
     spacing=st.tuples(*[st.floats(0.4, 5.0)] * 3),

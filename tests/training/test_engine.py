@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from rayzero.training import engine as engines
 from rayzero.training.gradient_cache import cached_backward
 from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
+from tests.ports import free_port
 
 STEPS = 3
 OFFLOAD, RECOMPUTE = "training.offload=optimizer", "training.activation_checkpointing=true"
@@ -84,10 +84,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with what two processes made of a tiny model at every stage."""
     folder = tmp_path_factory.mktemp("engine")
     tiny_bert(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, args=(port, str(folder)), nprocs=2)
+    mp.spawn(process, args=(free_port(), str(folder)), nprocs=2)
     return folder
 
 

@@ -1,15 +1,14 @@
-"""The run's storage: patience with a store that is away, and files that are whole or absent."""
+"""The run's storage: patience with a store that is away."""
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from rayzero.training import run_storage
-from rayzero.training.run_storage import patiently, train_storage, write_whole
+from rayzero.training.run_storage import patiently, train_storage
 
 
 @pytest.fixture(autouse=True)
@@ -42,19 +41,6 @@ def test_what_is_absent_or_forbidden_stays_so(error: type[OSError], calls: int) 
     with pytest.raises(error):
         patiently(action, "saving", seconds=0.05)
     assert len(made) == calls
-
-
-def test_a_small_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fs, path = fsspec.filesystem("file"), tmp_path / "state.json"
-    write_whole(fs, str(path), b"old")
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(OSError, match="disk full"):
-            write_whole(fs, str(path), b"half")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-    write_whole(fs, str(path), b"new")
-    assert path.read_bytes() == b"new"
 
 
 def test_ray_train_gets_a_file_system_that_travels_between_processes(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from rayzero.config import Config, load_config
 from rayzero.training import engine as engines
 from tests.alignment import records, test_brgsa_processes, test_carzero, test_many_processes
 from tests.encoders.tiny import tiny_bert
+from tests.ports import free_port
 
 STEPS = 4
 # Processes and stages: four processes at the stages that shard least and most.
@@ -102,10 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     tiny_bert(path)
     for world in LAYOUTS:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.spawn(process, args=(world, port, str(path)), nprocs=world)
+        mp.spawn(process, args=(world, free_port(), str(path)), nprocs=world)
     return path
 
 

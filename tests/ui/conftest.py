@@ -17,6 +17,7 @@ from serve.engine import Engine
 from serve.examples import ExampleSet
 from serve.service import Service
 from serve.settings import Limits
+from tests.ports import free_port
 from tests.serve.conftest import (  # noqa: F401
     bundle_url,
     ct,
@@ -29,7 +30,6 @@ from tests.serve.conftest import (  # noqa: F401
     volume_bundle_url,
 )
 from tests.serve.local import LocalClient
-from tests.serve.test_serve import free_port
 from ui import app
 
 CHROMIUM = "/usr/bin/chromium"

@@ -32,7 +32,6 @@ EVERY_FILM = ("frontal", "lateral", "other", "unknown")
 VOLUME = ("volume",)
 VALIDATION = "validation"
 NEGATIVE_PROMPT = "There is no {}"
-_EXAMPLE_FACTOR = 4
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class Benchmark:
         task = Task(
             prompts=prompts,
             sentences=self.texts(truth) if self.texts else tuple(text for _, text in self.queries),
-            examples=truth.pick_examples(_EXAMPLE_FACTOR * config.overlays),
+            examples=truth.pick_examples(config.overlays),
             views=self.views,
             segment=frozenset(one.name for one in targets) if self.segmented else frozenset(),
             phrases=_phrases(truth) if self.phrases else (),
@@ -198,8 +197,12 @@ class Benchmark:
             split=where[2],
             prompts=prompts,
             geometry=bundle.config.data.geometry if bundle else "stretch",
-            counts=_counts(test, validation),
-            notes=self._notes(test, validation),
+            counts={
+                **test.counts,
+                "classes": len(test.findings),
+                "validation_images": len(validation.images) if validation else 0,
+            },
+            notes=self._notes(validation),
             replicates=config.bootstrap,
             scored=test,
             classification=areas,
@@ -263,7 +266,7 @@ class Benchmark:
             studies = {name: replace(one, labels=_target_labels(one, targets)) for name, one in studies.items()}
         return Scored(Truth(studies, truth.where), merged, tuple(one.name for one in targets))
 
-    def _notes(self, test: Scored, validation: Scored | None) -> list[str]:
+    def _notes(self, validation: Scored | None) -> list[str]:
         notes = list(self.quirks)
         if self.tuned and validation is None:
             notes.append(
@@ -328,15 +331,3 @@ def _calibration(validation: Scored, test: Scored) -> sections.CalibrationFit | 
 
 def _located(test: Scored) -> bool:
     return any(region.hit is not None for one in test.images for region in one.regions)
-
-
-def _counts(test: Scored, validation: Scored | None) -> dict[str, int]:
-    scored = {one.study_id for one in test.images}
-    return {
-        "patients": len(set(test.patients)),
-        "studies": len(scored),
-        "images": len(test.images),
-        "studies_not_scored": len(test.truth.studies) - len(scored),
-        "classes": len(test.findings),
-        "validation_images": len(validation.images) if validation else 0,
-    }

@@ -15,7 +15,6 @@ from rayzero.evaluation.metrics import operating, retrieval
 from rayzero.evaluation.metrics import segmentation as dice
 from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, Float, macro
 from rayzero.evaluation.metrics.classification import MASKED, classify, micro_areas, prevalence_weighted
-from rayzero.evaluation.records import Localised
 from rayzero.evaluation.result import Figure
 from rayzero.evaluation.sections import Scored
 
@@ -141,7 +140,10 @@ def top_labels(benchmark: Benchmark, measured: Measured) -> list[Figure]:
 def accuracy(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     """Single-label accuracy of the highest score, plain and balanced."""
     test = measured.test
-    found = operating.single_label_figures(test.logits, test.labels, test.patients, measured.bootstrap)
+    try:
+        found = operating.single_label_figures(test.logits, test.labels, test.patients, measured.bootstrap)
+    except ValueError as error:
+        raise EvaluationError(f"{test.truth.where}: {error}") from None
     chance = 1.0 / len(test.findings)
     names = {"accuracy": "Accuracy of the highest score", "balanced_accuracy": "Balanced accuracy"}
     return referenced(benchmark, [Figure(key, names[key], value, value, chance=chance) for key, value in found.items()])
@@ -219,16 +221,16 @@ def segmentation(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     """Dice of positives, specificity of negatives at that threshold, pixel AUROC of both (datasets spec, 5.3)."""
     test = measured.test
     found = _segmented(test)
-    marked = [(region, owner) for region, owner in found if region.histograms and region.histograms.positive]
-    clear = [(region, owner) for region, owner in found if region.histograms and not region.histograms.positive]
+    marked = [(one, owner) for one, owner in found if one.positive]
+    clear = [(one, owner) for one, owner in found if not one.positive]
     if not marked:
         raise EvaluationError(f"{test.truth.where} has no masks; ingest the corpus with its masks")
     owners = [owner for _, owner in marked]
-    curves = np.stack([dice.dice_at_probabilities(region.histograms) for region, _ in marked if region.histograms])
+    curves = np.stack([dice.dice_at_probabilities(one) for one, _ in marked])
     best = dice.best_threshold(curves.mean(axis=0))
-    fine = np.stack([dice.dice_at_thresholds(region.histograms) for region, _ in marked if region.histograms])
+    fine = np.stack([dice.dice_at_thresholds(one) for one, _ in marked])
     tuning = _segmented(measured.validation) if measured.validation else []
-    tuned = [r.histograms for r, _ in tuning if r.histograms and r.histograms.positive]
+    tuned = [one for one, _ in tuning if one.positive]
     if tuned:
         at = dice.best_threshold(np.mean([dice.dice_at_thresholds(one) for one in tuned], axis=0))
         columns = dict.fromkeys(range(10), at)
@@ -241,18 +243,17 @@ def segmentation(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     figures = [
         Figure("dice", "Dice of positive images", measured.bootstrap.mean(curves[:, best], owners),
                measured.bootstrap.mean(strict, owners), rule,
-               chance=float(np.mean([dice.whole_image_dice(r.histograms) for r, _ in marked if r.histograms]))),
+               chance=float(np.mean([dice.whole_image_dice(one) for one, _ in marked]))),
     ]  # fmt: skip
     if clear:
         patients = [owner for _, owner in clear]
-        empty = np.array([dice.empty_at_probabilities(r.histograms)[best] for r, _ in clear if r.histograms])
-        kept = np.array([dice.empty_at_thresholds(r.histograms)[columns[operating.fold_of(o)]]
-                         for r, o in clear if r.histograms])  # fmt: skip
+        empty = np.array([dice.empty_at_probabilities(one)[best] for one, _ in clear])
+        kept = np.array([dice.empty_at_thresholds(one)[columns[operating.fold_of(owner)]] for one, owner in clear])
         figures.append(
             Figure("specificity", "Specificity: no pixel above", measured.bootstrap.mean(empty.astype(float), patients),
                    measured.bootstrap.mean(kept.astype(float), patients), rule)
         )  # fmt: skip
-    auroc, bound = dice.pixel_auroc(region.histograms for region, _ in found if region.histograms)
+    auroc, bound = dice.pixel_auroc(one for one, _ in found)
     figures.append(Figure("pixel_auroc", "Pixel AUROC", point(auroc, len(found)), None, _bin(bound), chance=0.5))
     return referenced(benchmark, figures)
 
@@ -318,9 +319,13 @@ def _validated(validation: Scored | None, column: int, criterion: operating.Crit
     return operating.choose_threshold(validation.logits[known, column], truth, criterion)
 
 
-def _segmented(scored: Scored) -> list[tuple[Localised, str]]:
+def _segmented(scored: Scored) -> list[tuple[dice.Histograms, str]]:
+    """The histograms of every region that was compared with a mask, with its patient."""
     return [
-        (region, one.patient_id) for one in scored.images for region in one.regions if region.histograms is not None
+        (region.histograms, one.patient_id)
+        for one in scored.images
+        for region in one.regions
+        if region.histograms is not None
     ]
 
 

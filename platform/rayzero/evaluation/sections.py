@@ -49,6 +49,17 @@ class Scored:
         """Labels (N, C) in {1, 0, MASKED}."""
         return self.truth.labels([one.study_id for one in self.images], self.findings)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much the split holds, and how much of it was scored."""
+        studies = {one.study_id for one in self.images}
+        return {
+            "patients": len(set(self.patients)),
+            "studies": len(studies),
+            "images": len(self.images),
+            "studies_not_scored": len(self.truth.studies) - len(studies),
+        }
+
 
 @dataclass(frozen=True)
 class Grounding:

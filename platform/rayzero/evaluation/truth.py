@@ -14,6 +14,9 @@ from rayzero.evaluation.metrics.classification import MASKED, Labels
 from rayzero.studies.lake import Lake, read_parquet_group
 from rayzero.studies.study import Study
 
+# A report shows hits and misses of the same findings: so many candidates for each example that it draws.
+_CANDIDATES = 4
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -49,8 +52,12 @@ class Truth:
             raise EvaluationError(f"{self.where} has no labels; ingest the corpus with its label table")
         return labels
 
-    def pick_examples(self, count: int) -> frozenset[str]:
-        """About ``count`` studies with regions, spread over the findings; the same for the same split."""
+    def pick_examples(self, drawn: int) -> frozenset[str]:
+        """Studies with regions among which a report finds ``drawn`` examples, spread over the findings.
+
+        The same for the same split.
+        """
+        count = _CANDIDATES * drawn
         order = sorted(self.studies, key=lambda name: hashlib.sha256(name.encode()).digest())
         queues = {name: [s for s in order if _marks(self.studies[s], name)] for name in self.findings}
         chosen: dict[str, None] = {}

@@ -15,22 +15,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.config import nearest
-from rayzero.storage import open_url
+from rayzero.storage import make_parent, open_url, whole_file, write_whole
 from rayzero.studies.counts import count, empty_counts
 from rayzero.studies.errors import LakeError
 from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_table
@@ -185,10 +181,11 @@ def write_part(url: str, generation: str, name: str, studies: Iterable[Study]) -
     counts = empty_counts()
     groups: list[tuple[str, int]] = []
     digests: list[str] = []
-    path = f"{generation_url(url, generation)}/{name}"
+    fs, path = open_url(f"{generation_url(url, generation)}/{name}")
     try:
+        make_parent(fs, path)
         with (
-            _writing(path) as file,
+            whole_file(fs, path) as file,
             # Pixels neither repeat nor compare: dictionaries and statistics over them would only cost time.
             pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False) as writer,
         ):
@@ -275,28 +272,10 @@ def _fingerprint(digests: Iterable[str]) -> str:
 
 
 def replace_file(url: str, data: bytes) -> None:
-    """Put ``data`` at ``url`` in one step, whoever else does so at the same time."""
-    with _writing(url) as file:
-        file.write(data)
-
-
-@contextmanager
-def _writing(url: str) -> Iterator[IO[bytes]]:
-    """A file that appears at ``url`` when it is complete: by a rename on a disk, by nature on an object store."""
+    """Put ``data`` at ``url`` in one step, whoever else does so at the same time; its folder is made."""
     fs, path = open_url(url)
-    if not isinstance(fs, LocalFileSystem):
-        with fs.open(path, "wb") as file:
-            yield file
-        return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    unfinished = f"{path}.{secrets.token_hex(4)}.unfinished"
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-        os.replace(unfinished, path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    make_parent(fs, path)
+    write_whole(fs, path, data)
 
 
 def _remove_debris(root: str, generation: str, names: set[str]) -> None:

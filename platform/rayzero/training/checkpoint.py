@@ -32,13 +32,14 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file
 
 from rayzero.alignment.base import PretrainingModel
+from rayzero.storage import make_parent, write_whole
 from rayzero.training import average as averages
 from rayzero.training import manifest, universal
 from rayzero.training.average import Average
 from rayzero.training.errors import TrainingError
 from rayzero.training.manifest import SCORE, Manifest, Stored
 from rayzero.training.progress import Progress
-from rayzero.training.run_storage import patiently, write_whole
+from rayzero.training.run_storage import patiently
 
 _UNSCORED = -sys.float_info.max
 """The score of what was not validated. Ray Train's record is JSON, where not a number comes back as nothing."""
@@ -238,7 +239,7 @@ class Checkpoints:
         self._fs.invalidate_cache()
         stored = patiently(lambda: manifest.read_stored(self._fs, path), f"reading {name}")
         if stored is None:
-            return None, "a manifest is missing"
+            return None, "a manifest is missing or not readable"
         same = len(stored.manifests) == self._world_size and stored.manifests[0].zero_stage == self._zero_stage
         if same:
             needed = {**stored.manifests[0].files, **stored.manifests[self._rank].files}
@@ -338,8 +339,7 @@ def _staging(root: str) -> Path:
 
 
 def _store(fs: AbstractFileSystem, local: Path, remote: str) -> None:
-    if isinstance(fs, LocalFileSystem):  # object stores have no folders
-        fs.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
+    make_parent(fs, remote)
     fs.put_file(str(local), remote)
 
 

@@ -23,12 +23,11 @@ import torch
 from rayzero.alignment import registry
 from rayzero.config import Config
 from rayzero.encoders.vision import build_vision
-from rayzero.storage import open_url
+from rayzero.storage import open_url, write_whole
 from rayzero.studies.examples import stacked, with_features
 from rayzero.studies.lake import Lake, RowGroup
 from rayzero.studies.loading import Source, lake_source, read_examples
 from rayzero.studies.study import Split
-from rayzero.training.run_storage import write_whole
 
 _ENCODE_BATCH = 16
 # The settings that decide what an encoder gets to see, and which texts are kept beside it.

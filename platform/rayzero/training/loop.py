@@ -88,8 +88,8 @@ class _Worker:
             world_size=self.world_size,
             first_step=self.state.step,
             steps=self.timeline.steps,
+            flops_per_image=flops,
         )
-        self.monitor.flops_per_image = flops
 
     def run(self) -> None:
         """Take the steps that are left."""

@@ -6,7 +6,6 @@ leaves something that is seen to be no checkpoint, and a damaged file is found b
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from rayzero.config import nearest
+from rayzero.storage import file_sha256
 from rayzero.training.errors import TrainingError
 
 PREFIX = "checkpoint-"
@@ -88,7 +88,7 @@ class Stored:
 def describe(folder: Path) -> dict[str, StoredFile]:
     """All files below ``folder`` by relative name."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): StoredFile(path.stat().st_size, _sha256(path)) for path in paths}
+    return {str(path.relative_to(folder)): StoredFile(path.stat().st_size, file_sha256(path)) for path in paths}
 
 
 def problem_with(path: Path, expected: StoredFile) -> str | None:
@@ -98,7 +98,7 @@ def problem_with(path: Path, expected: StoredFile) -> str | None:
     size = path.stat().st_size
     if size != expected.bytes:
         return f"{path.name} has {size} bytes instead of {expected.bytes}"
-    return None if _sha256(path) == expected.sha256 else f"{path.name} fails its checksum"
+    return None if file_sha256(path) == expected.sha256 else f"{path.name} fails its checksum"
 
 
 def read_stored(fs: AbstractFileSystem, path: str) -> Stored | None:
@@ -132,8 +132,3 @@ def choose(stored: Sequence[Stored], which: str) -> Stored:
     if which not in names:
         raise TrainingError(f"no checkpoint {which!r}: {nearest(which, ['best', 'newest', *names])}")
     return stored[names.index(which)]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,13 +21,23 @@ class Monitor:
     """Counts time and images on one process and reports them on rank 0.
 
     ``data_wait`` is the share of the interval that the loop spent waiting for its next batch, ``checkpoint_wait`` the
-    share that it stood still for checkpoints. ``flops`` are the floating-point operations of one image.
+    share that it stood still for checkpoints. ``flops_per_image`` are the floating-point operations of one image, None
+    where they are not known.
     """
 
     def __init__(
-        self, config: Config, log_dir: str, *, rank: int, world_size: int, first_step: int, steps: int
+        self,
+        config: Config,
+        log_dir: str,
+        *,
+        rank: int,
+        world_size: int,
+        first_step: int,
+        steps: int,
+        flops_per_image: float | None,
     ) -> None:
         self._training, self._world_size, self._steps = config.training, world_size, steps
+        self._flops_per_image = flops_per_image
         self._events = Events(log_dir, first_step=first_step) if rank == 0 else None
         self._gauges = {}
         if rank == 0:
@@ -38,7 +48,6 @@ class Monitor:
         self._first_step = first_step
         self._began = time.monotonic()
         self._blocked = 0.0
-        self.flops_per_image: float | None = None
         self._start_interval()
 
     @contextmanager
@@ -94,9 +103,9 @@ class Monitor:
             self._events.close()
 
     def _utilisation(self, images_per_second: float) -> dict[str, float]:
-        if self.flops_per_image is None:
+        if self._flops_per_image is None:
             return {}
-        rate = self.flops_per_image * images_per_second / self._world_size
+        rate = self._flops_per_image * images_per_second / self._world_size
         peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
         return {"tflops_per_worker": rate / 1e12, **({"mfu": rate / peak} if peak else {})}
 

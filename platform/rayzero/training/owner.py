@@ -20,9 +20,9 @@ from typing import Any
 from botocore.exceptions import BotoCoreError
 from fsspec import AbstractFileSystem
 
-from rayzero.storage import open_url
+from rayzero.storage import open_url, write_whole
 from rayzero.training.errors import TrainingError
-from rayzero.training.run_storage import patiently, write_whole
+from rayzero.training.run_storage import patiently
 
 FILE = "owner.json"
 BEAT_SECONDS = 5.0

@@ -25,7 +25,7 @@ from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
-from rayzero.training.errors import TrainingError
+from rayzero.training.errors import TrainingError, last_line
 from rayzero.training.features import training_sources
 from rayzero.training.loop import Job, train_worker
 from rayzero.training.manifest import SCORE
@@ -43,8 +43,6 @@ _MAY_CHANGE = {
     *(f"training.{name}" for name in ("keep_checkpoints", "max_failures", "log_every")),
 }
 _PACKAGES = ("rayzero", "ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
-
-
 _WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
 
@@ -64,7 +62,7 @@ def run_folder(config: Config) -> str:
 
 def count_examples(config: Config) -> int:
     """Training examples of one epoch. Raises ConfigError or LakeError as ``pretrain`` does."""
-    lake = _open(config)
+    lake = open_training_lake(config)
     return lake_source(lake, "train", config.data, config.vision.resolution, with_text=True).num_rows
 
 
@@ -80,7 +78,7 @@ def pretrain(
     allows; NonFiniteError, a TrainingError, when a loss or a gradient is no number: trying again would not help.
     """
     config = absolute(registry.resolve(config))
-    lake = _open(config)
+    lake = open_training_lake(config)
     _check_monitor(config, lake)
     _check_same_run(config, lake)
     _check_resources(config)
@@ -113,7 +111,7 @@ def _outcome(config: Config, trainer: TorchTrainer) -> TrainingResult:
     try:
         result = trainer.fit()
     except ray.train.WorkerGroupError as error:
-        causes = "; ".join(sorted({_last_line(failure) for failure in error.worker_failures.values()}))
+        causes = "; ".join(sorted({last_line(failure) for failure in error.worker_failures.values()}))
         raise TrainingError(f"run {config.name!r} failed: {causes}. {again}") from error
     except ray.train.ControllerError as error:
         cause, workers = error.controller_failure, config.training.workers
@@ -122,20 +120,15 @@ def _outcome(config: Config, trainer: TorchTrainer) -> TrainingResult:
                 f"run {config.name!r} failed: the cluster has no room for its {workers} workers any more. {again}, on "
                 "as many machines, or with a lower training.workers; training.min_workers lets a run go on by itself"
             ) from error
-        raise TrainingError(f"run {config.name!r} failed: {_last_line(cause)}. {again}") from error
+        raise TrainingError(f"run {config.name!r} failed: {last_line(cause)}. {again}") from error
     except TrainingFailedError as error:
-        raise TrainingError(f"run {config.name!r} failed: {_last_line(error)}. {again}") from error
+        raise TrainingError(f"run {config.name!r} failed: {last_line(error)}. {again}") from error
     problem = result.return_value  # type: ignore[attr-defined]  # typed as Train v1's
     if problem:
         raise NonFiniteError(f"run {config.name!r} stopped: {problem}")
     if result.checkpoint is None:
         raise TrainingError(f"run {config.name!r} ended without a checkpoint: {result.error}")
     return TrainingResult(run_folder(config), result.checkpoint, dict(result.metrics or {}))
-
-
-def _last_line(failure: Exception) -> str:
-    """A worker's failure without the traceback that Ray has printed already."""
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
 
 
 def _trainer(config: Config, job: Job, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
@@ -184,7 +177,8 @@ def absolute(config: Config) -> Config:
     return override(config, local)
 
 
-def _open(config: Config) -> Lake:
+def open_training_lake(config: Config) -> Lake:
+    """The lake of ``config``. Raises ConfigError where it names none, LakeError for one without a train split."""
     if not config.data.lake:
         raise ConfigError("data.lake is empty: give the folder or URL of a lake written by jobs.ingest")
     lake = open_lake(config.data.lake)

@@ -6,20 +6,16 @@ through ``patiently``. What is written is there as a whole or not at all, so tha
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pyarrow.fs
 from botocore.exceptions import BotoCoreError
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
 
-from rayzero.storage import open_url
+from rayzero.storage import open_url, write_whole
 
 PATIENCE_SECONDS = 900.0
 """For how long a store may be away before the run gives up (until the next retry of its workers)."""
@@ -52,25 +48,6 @@ def train_storage(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The folder or URL as Ray Train wants it: a file system and a path within it."""
     fs, path = open_url(url)
     return pyarrow.fs.PyFileSystem(_PatientHandler(fs)), path
-
-
-def write_whole(fs: AbstractFileSystem, path: str, data: bytes) -> None:
-    """Write a file so that a reader, and a crash, see the old content or the new."""
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)  # object stores replace as a whole
-        return
-    # A name of its own: several processes may write the same file at once.
-    partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
-        raise
 
 
 class _PatientHandler(pyarrow.fs.FSSpecHandler):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from rayzero.bundle import Bundle
 from rayzero.config import EvaluationConfig
 from rayzero.evaluation import sections
+from rayzero.evaluation.benchmark import VALIDATION
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import InProcess, Scorer
 from rayzero.evaluation.metrics.bootstrap import Bootstrap
@@ -24,9 +25,6 @@ from rayzero.phantom.vocabulary import NEVER_SEEN
 from rayzero.studies.lake import Lake
 
 NAME, TITLE = "phantom", "Held-out phantom studies"
-TUNING_SPLIT = "validation"
-# A report shows hits and misses of the same findings: more candidates than it will draw.
-_EXAMPLE_FACTOR = 4
 
 
 def run(
@@ -41,18 +39,18 @@ def run(
     """See ``registry.Run``. Raises EvaluationError for ``labels``: a phantom's are certain."""
     if labels is not None:
         raise EvaluationError(f"protocol {NAME!r} takes its labels from the lake; leave --labels out")
-    if split == TUNING_SPLIT:
+    if split == VALIDATION:
         raise EvaluationError(f"thresholds are chosen on split {split!r}; evaluate another split, such as test")
     config = config or bundle.config.evaluation
     scorer = scorer or InProcess(bundle, config.batch_size)
-    truth, tuning = read_truth(lake, split), read_truth(lake, TUNING_SPLIT)
+    truth, tuning = read_truth(lake, split), read_truth(lake, VALIDATION)
     findings = tuple(sorted({*truth.findings, *tuning.findings}))
     prompts = tuple((name, config.prompt.format(name)) for name in findings)
-    examples = truth.pick_examples(_EXAMPLE_FACTOR * config.overlays)
+    examples = truth.pick_examples(config.overlays)
     views = ("volume",) if bundle.config.data.input == "volume" else ("frontal",)
     masked = {region.finding for study in truth.studies.values() for region in study.regions if region.mask}
     among = tuple(name for name in findings if name in masked)
-    validation = Scored(tuning, scorer(lake, TUNING_SPLIT, Task(prompts, views=views, among=among)), findings)
+    validation = Scored(tuning, scorer(lake, VALIDATION, Task(prompts, views=views, among=among)), findings)
     test = Scored(truth, scorer(lake, split, Task(prompts, truth.sentences, examples, views, among=among)), findings)
     groups: Groups = {
         "seen": [name for name in findings if name not in NEVER_SEEN],
@@ -69,7 +67,12 @@ def run(
         prompts=(config.prompt, *config.ensemble),
         bootstrap_key=bootstrap.key,
         geometry=bundle.config.data.geometry,
-        counts=_counts(test, validation),
+        counts={
+            **test.counts,
+            "findings": len(test.findings),
+            "sentences": len(test.truth.sentences),
+            "validation_images": len(validation.images),
+        },
         notes=_leaks(lake, truth, split),
         replicates=config.bootstrap,
         scored=test,
@@ -81,19 +84,6 @@ def run(
         retrieval=sections.retrieval(test, bootstrap),
         progression=progression(test, bootstrap),
     )
-
-
-def _counts(test: Scored, validation: Scored) -> dict[str, int]:
-    scored = {one.study_id for one in test.images}
-    return {
-        "patients": len(set(test.patients)),
-        "studies": len(scored),
-        "images": len(test.images),
-        "studies_not_scored": len(test.truth.studies) - len(scored),
-        "findings": len(test.findings),
-        "sentences": len(test.truth.sentences),
-        "validation_images": len(validation.images),
-    }
 
 
 def _leaks(lake: Lake, truth: Truth, split: str) -> list[str]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
 from rayzero.reports.extraction.styles import Style, report_text
-from rayzero.storage import open_url
+from rayzero.storage import make_parent, open_url, whole_file
 from rayzero.studies.study import Report, Sentence
 
 _BUFFER = 64
@@ -41,7 +39,9 @@ class AnswerCache:
         data = json.dumps({"sentences": [vars(sentence) for sentence in sentences]}).encode()
         path = self._path(key)
         if self._local:
-            _replace(Path(path), data)
+            make_parent(self._fs, path)
+            with whole_file(self._fs, path) as file:
+                file.write(data)
             return
         self._pending[path] = data
         if len(self._pending) >= _BUFFER:
@@ -68,10 +68,3 @@ def _decode(data: bytes) -> tuple[Sentence, ...] | None:
         return tuple(Sentence(**sentence) for sentence in json.loads(data)["sentences"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_bytes(data)
-    part.replace(path)

@@ -11,7 +11,7 @@ corpus's train split: ingest it with ``--exclude`` and this lake before pretrain
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rayzero.studies.corpora.base import FileRef, StudyRef
@@ -55,15 +55,7 @@ class MsCxr:
             except ValueError as error:
                 yield row.refused(error)
         for study_id, study in studies.items():
-            yield StudyRef(
-                study_id=study_id,
-                patient_id=study.patient,
-                corpus=self.name,
-                split=study.split,
-                files=tuple(study.files.values()),
-                labels={region.finding: 1 for region in study.regions},
-                regions=tuple(study.regions),
-            )
+            yield replace(_ref(self.name, study_id, study), labels={region.finding: 1 for region in study.regions})
 
     def _add(self, row: Row, studies: dict[str, _Study]) -> None:
         patient, study_id, image_id = ids_of_path(row["path"])
@@ -107,14 +99,18 @@ class MsCxrMedRpg:
             study.files.setdefault(image_id, FileRef(image_id=image_id, path=path))
             study.regions.append(region)
         for study_id, study in studies.items():
-            yield StudyRef(
-                study_id=study_id,
-                patient_id=study.patient,
-                corpus=self.name,
-                split=study.split,
-                files=tuple(study.files.values()),
-                regions=tuple(study.regions),
-            )
+            yield _ref(self.name, study_id, study)
+
+
+def _ref(corpus: str, study_id: str, study: _Study) -> StudyRef:
+    return StudyRef(
+        study_id=study_id,
+        patient_id=study.patient,
+        corpus=corpus,
+        split=study.split,
+        files=tuple(study.files.values()),
+        regions=tuple(study.regions),
+    )
 
 
 def _pair(record: Any) -> tuple[str, str, list[float]]:
