@@ -1,7 +1,7 @@
 """A bundle: an exported model as a folder that evaluation and serving load.
 
-``model.safetensors`` (every weight), ``config.yaml`` (the run's settings), ``tokenizer/`` and ``encoders/`` (what
-rebuilds the two towers with no hub), ``card.json`` (system, data, metrics, calibration, commit) and
+``model.safetensors`` (every weight), ``config.yaml`` (the run's settings), ``encoders/`` (what rebuilds the
+towers, and the tokenizer, with no hub), ``card.json`` (system, data, metrics, calibration, commit) and
 ``checksums.json`` (SHA-256 of each file, verified before anything is read). No pickle is ever loaded.
 """
 

@@ -56,7 +56,8 @@ def make_parent(fs: AbstractFileSystem, path: str) -> None:
 def whole_file(fs: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
     """A file that appears at ``path`` when it is complete: by a rename on a disk, by nature on an object store.
 
-    Its folder must be there. Several processes may write the same file at once.
+    Its folder must be there. Several processes may write the same file at once. An error midway may leave a shorter
+    object in a store: write what names the file after it.
     """
     if not isinstance(fs, LocalFileSystem):
         with fs.open(path, "wb") as file:

@@ -303,7 +303,7 @@ def load_weights(model: PretrainingModel, fs: AbstractFileSystem, stored: Stored
             for name, expected in one.files.items():
                 local = folder / name
                 local.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(f"{stored.path}/{name}", str(local))
+                patiently(partial(fs.get_file, f"{stored.path}/{name}", str(local)), f"reading {stored.name}")
                 if problem := manifest.problem_with(local, expected):
                     raise TrainingError(f"{stored.path} is damaged: {problem}")
         if stored.manifests[0].zero_stage:

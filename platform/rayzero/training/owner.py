@@ -100,7 +100,10 @@ def _read(fs: AbstractFileSystem, path: str) -> dict[str, Any] | None:
         content = patiently(lambda: fs.cat_file(path), "looking for another driver of this run")
     except FileNotFoundError:
         return None
-    return dict(json.loads(content))
+    try:
+        return dict(json.loads(content))
+    except ValueError:
+        raise TrainingError(f"{path} is damaged; if no other process trains this run, delete it") from None
 
 
 def _machine() -> str:
