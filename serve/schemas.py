@@ -99,6 +99,11 @@ class Finding(BaseModel):
         description="Calibrated on validation studies where the model says calibrated, else sigmoid of the logit",
         examples=[0.85],
     )
+    probability_interval: tuple[float, float] | None = Field(
+        default=None,
+        description="95 % interval of the calibration behind probability; null where the model has none",
+        examples=[(0.78, 0.9)],
+    )
     rank: int = Field(description="1 is the likeliest of the findings asked", examples=[1])
     peak: Peak | None = Field(default=None, description="Where the map is highest")
     box: tuple[int, int, int, int] | None = Field(

@@ -13,7 +13,7 @@ from PIL import ImageDraw, ImageFont
 
 from ui.client import Server, ServerError
 from ui.fields import PLANES, Float, plane_index, plane_size
-from ui.fragments import NOTICE, colour
+from ui.fragments import NOTICE, colour, interval_text, percent_text
 from ui.overlay import Grey, Layer, Look, compose, heat_layer, label_layer, locate, outlines
 from ui.session import Cursor, Finding, Reading, Session, Study
 from ui.viewer import GetSlice, base_slice
@@ -30,6 +30,7 @@ FORMATS: dict[str, Format] = {
 _SIDE = 1024
 _MARGIN = 14
 _LINE = 26
+_BAR = 160
 
 
 def export(server: Server, session: Session, form: Format, look: Look) -> dict[str, str]:
@@ -125,13 +126,33 @@ def _sheet(parts: list[PillowImage.Image], reading: Reading, shown: list[Finding
         y = top + row * _LINE
         pen.rectangle((_MARGIN, y + 5, _MARGIN + 13, y + 18), fill=colour(reading, finding))
         mark = "  (shown)" if finding in shown else ""
-        pen.text((_MARGIN + 24, y), f"{finding.label}   {100 * finding.probability:.0f}%{mark}", "#f9fafb", font)
+        _bar(pen, (_MARGIN + 24, y + 5), finding, colour(reading, finding))
+        pen.text((_MARGIN + 40 + _BAR, y), f"{_told(finding)}   {finding.label}{mark}", "#f9fafb", font)
     known = "calibrated" if reading.calibrated else "not calibrated"
+    known += " (whiskers: 95% interval of that)" if any(one.interval for one in legend) else ""
     y = top + len(legend) * _LINE + 6
     told = f"{reading.model} {reading.checksum[:12]}, {known}; threshold of maps {look.threshold:.2f}"
     pen.text((_MARGIN, y), told, "#d1d5db", font)
     pen.text((_MARGIN, y + _LINE), NOTICE, "#fdba74", font)
     return sheet
+
+
+def _bar(pen: ImageDraw.ImageDraw, corner: tuple[int, int], finding: Finding, shade: str) -> None:
+    """The probability as a bar, its interval as a whisker."""
+    x, y = corner
+    pen.rectangle((x, y, x + _BAR, y + 13), outline="#6b7280")
+    pen.rectangle((x, y, x + _BAR * finding.probability, y + 13), fill=shade)
+    if finding.interval is not None:
+        low, high = (x + _BAR * end for end in finding.interval)
+        for stroke, width in (("#111827", 5), ("#f9fafb", 1)):
+            pen.line((low, y + 6, high, y + 6), stroke, width)
+            for end in (low, high):
+                pen.line((end, y + 2, end, y + 11), stroke, width)
+
+
+def _told(finding: Finding) -> str:
+    known = percent_text(finding.probability)
+    return known if finding.interval is None else f"{known} ({interval_text(finding.interval)})"
 
 
 def _is_dicom(data: bytes) -> bool:

@@ -79,21 +79,41 @@ def chip(shade: str) -> str:
     return f'<i class="rz-chip" style="background:{shade}"></i>'
 
 
-def meter(value: float, label: str, shade: str, mark: float | None = None) -> str:
-    """A bar from 0 to 1 with its figure: a percentage, or of a map, with a line at its threshold ``mark``, plain."""
+def meter(
+    value: float, label: str, shade: str, mark: float | None = None, interval: tuple[float, float] | None = None
+) -> str:
+    """A bar from 0 to 1 with its figure: a percentage, or of a map, with a line at its threshold ``mark``, plain.
+
+    ``interval`` is drawn as a whisker.
+    """
     line = "" if mark is None else f'<b style="left:{100 * mark:.1f}%"></b>'
     told = percent(value) if mark is None else f'<span class="rz-percent">{value:.2f}</span>'
+    spoken = ""
+    if interval is not None:
+        low, high = (100 * end for end in interval)
+        line += f'<s class="rz-whisker" style="left:{low:.2f}%;width:max(3px, {high - low:.2f}%)"></s>'
+        spoken = f' aria-valuetext="{escape(f"{percent_text(value)}, 95% interval {interval_text(interval)}")}"'
     return (
         f'<span class="rz-meter" role="meter" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{100 * value:.0f}"><i style="width:{100 * value:.1f}%;background:{shade}"></i>{line}</span>'
-        f"{told}"
+        f'aria-valuenow="{100 * value:.0f}"{spoken}>'
+        f'<i style="width:{100 * value:.1f}%;background:{shade}"></i>{line}</span>{told}'
     )
 
 
 def percent(value: float) -> str:
-    """A share as a whole percentage; below one as "<1%"."""
-    text = "&lt;1%" if 0 < value < 0.005 else f"{100 * value:.0f}%"
-    return f'<span class="rz-percent">{text}</span>'
+    """A share as a whole percentage, set as a figure."""
+    return f'<span class="rz-percent">{escape(percent_text(value))}</span>'
+
+
+def percent_text(value: float) -> str:
+    """A share as a whole percentage; what is nearly none or all as "<1%" and ">99%"."""
+    return "<1%" if 0 < value < 0.005 else ">99%" if 0.995 <= value < 1 else f"{100 * value:.0f}%"
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """An interval of shares in whole percentages."""
+    low, high = (percent_text(end) for end in interval)
+    return low if low == high else f"{low.rstrip('%')} to {high}"
 
 
 def _ct(example: Mapping[str, Any]) -> str:

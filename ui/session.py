@@ -44,7 +44,8 @@ class Finding:
     """The answer about one finding.
 
     ``flat`` (h, w) is sigmoid(map) of a film, for drawing; None of a volume, whose ``grid`` is sampled by the plane.
-    ``peak`` is (z, y, x), z 0 on a film; ``slice_peaks`` the highest sigmoid(map) of each slice of a volume.
+    ``interval`` is that of the probability, where the server gives one. ``peak`` is (z, y, x), z 0 on a film;
+    ``slice_peaks`` the highest sigmoid(map) of each slice of a volume.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Finding:
     peak: Cursor
     grid: Grid = field(repr=False)
     flat: Float | None = field(default=None, repr=False)
+    interval: tuple[float, float] | None = None
     slice_peaks: tuple[float, ...] = field(default=(), repr=False)
 
     @property
@@ -218,5 +220,6 @@ def _finding(result: dict[str, Any], shape: tuple[int, ...]) -> Finding:
         peak=(peak["z"] or 0, peak["y"], peak["x"]),
         grid=grid,
         flat=None if volume else grid.film(),
+        interval=None if result["probability_interval"] is None else tuple(result["probability_interval"]),
         slice_peaks=tuple(result["slice_peaks"] or ()),
     )

@@ -61,6 +61,8 @@ def test_scores_boxes_and_maps_of_an_upload(http: TestClient) -> None:
     ]
     first = answer["results"][0]
     assert first["probability"] == pytest.approx(1 / (1 + np.exp(-(2.0 * first["logit"] - 0.5))), rel=1e-5)
+    low, high = first["probability_interval"]
+    assert 0 < low < first["probability"] < high < 1
     grid = np.frombuffer(base64.b64decode(first["map"]["values"]), "<f4")
     assert grid.size == np.prod(first["map"]["shape"])
     assert first["map"]["extent"] == [0, 0, 70, 90]
