@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ui.overlay import COLOUR_MAPS, Look
+from ui.session import Window
 from ui.wiring import Updates
 
 _WINDOWS = [("Lung", "lung"), ("Mediastinum", "mediastinum"), ("Bone", "bone")]
@@ -35,7 +36,7 @@ class Controls:
         self.window = gr.Radio(_WINDOWS, value="lung", label="CT window", visible=False, elem_id="window")
         with gr.Row(visible=False) as self.grey:
             self.level = gr.Slider(0, 255, 128, step=1, label="Window level", elem_id="level", min_width=180)
-            self.width = gr.Slider(1, 512, 256, step=1, label="Window width", elem_id="width", min_width=180)
+            self.width = gr.Slider(1, 256, 256, step=1, label="Window width", elem_id="width", min_width=180)
         self.look = [
             *(self.mode, self.heat, self.labelled, self.threshold, self.colours, self.scale, self.marks),
             *(self.window, self.opacity, self.level, self.width),
@@ -45,9 +46,11 @@ class Controls:
         # What redraws the image when a reader changes it.
         self.redraws = [
             *(self.heat.input, self.labelled.input, self.threshold.input, self.colours.input, self.scale.input),
-            *(self.marks.input, self.window.input),
+            *(self.marks.input, self.window.input, self.level.input, self.width.input),
+            *(self.level.release, self.width.release),
         ]
-        self._wire()
+        # This one never leaves the browser.
+        self.opacity.change(None, self.opacity, None, js="(percent) => window.rayzero.opacity(percent)")
 
     def for_mode(self, mode: str) -> Updates:
         """Show what serves ``mode`` and hide the rest."""
@@ -59,16 +62,17 @@ class Controls:
             self.labelled: gr.CheckboxGroup(visible=labels),
         }
 
-    def _wire(self) -> None:
-        # These never leave the browser.
-        self.opacity.change(None, self.opacity, None, js="(percent) => window.rayzero.opacity(percent)")
-        gr.on(
-            [self.level.change, self.width.change],
-            None,
-            [self.level, self.width],
-            None,
-            js="(level, width) => window.rayzero.window(level, width)",
-        )
+    def grey_of(self, window: Window | None) -> Updates:
+        """The sliders over the stored values of a film, at its own window."""
+        if window is None:
+            return {}
+        level, width = window.shown
+        # A window may reach beyond the values that occur, and most files' own does.
+        low, high = min(window.lowest, level - width // 2), max(window.highest, level + width // 2)
+        return {
+            self.level: gr.Slider(minimum=low, maximum=high, value=level),
+            self.width: gr.Slider(minimum=1, maximum=max(high - low, width), value=width),
+        }
 
 
 def read_look(

@@ -16,7 +16,7 @@ from ui.fields import PLANES, Float, plane_index, plane_size
 from ui.fragments import NOTICE, colour, interval_text, percent_text
 from ui.overlay import Grey, Layer, Look, compose, heat_layer, label_layer, locate, outlines
 from ui.session import Cursor, Finding, Reading, Session, Study
-from ui.viewer import GetSlice, base_slice
+from ui.viewer import base_film, base_slice
 
 Format = Literal["png", "json", "seg", "sr"]
 
@@ -39,7 +39,7 @@ def export(server: Server, session: Session, form: Format, look: Look) -> dict[s
     if study is None or reading is None:
         raise ServerError("Nothing to save yet", "Ask about an image first.")
     if form == "png":
-        return _file("maps.png", "image/png", picture(study, reading, look, session.point, server.slice))
+        return _file("maps.png", "image/png", picture(server, study, reading, look, session.point))
     if form == "json":
         return _file("answer.json", "application/json", json.dumps(reading.answer, indent=1).encode())
     data = study.upload or (server.file(study.file) if study.file else b"")
@@ -52,7 +52,7 @@ def export(server: Server, session: Session, form: Format, look: Look) -> dict[s
     return _file(f"findings-{form}.dcm", "application/dicom", result)
 
 
-def picture(study: Study, reading: Reading, look: Look, point: Cursor | None, get_slice: GetSlice) -> bytes:
+def picture(server: Server, study: Study, reading: Reading, look: Look, point: Cursor | None) -> bytes:
     """What the viewer shows as a PNG, with its legend and the notice. Raises ServerError."""
     shown = _shown(reading, look)
     if reading.volume:
@@ -61,14 +61,14 @@ def picture(study: Study, reading: Reading, look: Look, point: Cursor | None, ge
         for plane in PLANES:
             index = plane_index(plane, cursor)
             width, height = plane_size(plane, reading.shape, reading.spacing_mm)
-            base = base_slice(reading, plane, index, look.window, get_slice)
+            base = base_slice(reading, plane, index, look.window, server.slice)
             fields = [finding.grid.plane(plane, index) for finding in shown]
             parts.append(_draw(_resized(base, width / height, _SIDE // 2), fields, shown, reading, look))
     else:
-        assert study.preview is not None, "a reading comes with its preview"
+        base = base_film(study, reading, look, server.windowed)
         fields = [finding.flat for finding in shown if finding.flat is not None]
         height, width = reading.shape
-        parts = [_draw(_resized(study.preview, width / height, _SIDE), fields, shown, reading, look)]
+        parts = [_draw(_resized(base, width / height, _SIDE), fields, shown, reading, look)]
     sheet = _sheet(parts, reading, shown, look)
     file = io.BytesIO()
     sheet.save(file, "PNG")

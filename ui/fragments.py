@@ -14,22 +14,20 @@ NOTICE = "Research use only. Not for diagnosis."
 
 
 def header() -> str:
-    """The name of the page, what it must not be used for, and the filter that the grey window's sliders turn."""
-    channels = "".join(f'<feFunc{c} type="linear" slope="1" intercept="0"/>' for c in "RGB")
+    """The name of the page, and what it must not be used for."""
     return (
         '<header class="rz-header"><div><h1>RayZero <span>reading room</span></h1>'
         "<p>Findings in your own words: how likely, and where.</p></div>"
         f'<p class="rz-notice" role="note">{NOTICE} Use de-identified images.</p></header>'
-        '<svg width="0" height="0" aria-hidden="true" style="position:absolute"><filter id="rz-window" '
-        f'color-interpolation-filters="sRGB"><feComponentTransfer>{channels}</feComponentTransfer></filter></svg>'
     )
 
 
-def error_box(error: ServerError) -> str:
-    """What went wrong and what to do."""
+def error_box(error: ServerError, *, again: bool = False) -> str:
+    """What went wrong and what to do; ``again`` says that the page itself asks again."""
+    more = " The page asks again by itself." if again else " Try again in a moment." if error.passing else ""
     return (
         f'<div class="rz-error" role="alert"><strong>{escape(error.title)}</strong>'
-        f"<span>{escape(error.detail)}</span></div>"
+        f"<span>{escape(error.detail)}{more}</span></div>"
     )
 
 

@@ -102,13 +102,13 @@ class Handlers:
         return replace(session, study=study, reading=reading, point=point, pending=False)
 
     def view(self, session: Session, look: Look) -> str:
-        """The image with its maps. Asks the server for nothing but slices of a volume. Raises ServerError."""
+        """The image with its maps. Asks the server for nothing but pictures of the image. Raises ServerError."""
         study, reading = session.study, session.reading
         if study is None:
             return fragments.hint("Choose an example or drop a file.")
         if reading is not None and reading.volume:
             return viewer.planes(study, reading, look, _cursor(session, reading), self.server.slice)
-        return viewer.film(study, reading, look, session.point)
+        return viewer.film(study, reading, look, session.point, self.server.windowed)
 
     def point_at(self, session: Session, frame: str, x: float, y: float) -> Session:
         """The reader pointed at shares ``x``, ``y`` of a picture."""

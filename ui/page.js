@@ -4,14 +4,6 @@
   const root = document.documentElement;
   window.rayzero = {
     opacity(percent) { root.style.setProperty('--rz-opacity', percent / 100); },
-    window(level, width) {
-      const slope = 256 / Math.max(width, 1);
-      const intercept = -(level - width / 2) / Math.max(width, 1);
-      for (const channel of document.querySelectorAll('#rz-window feComponentTransfer > *')) {
-        channel.setAttribute('slope', slope);
-        channel.setAttribute('intercept', intercept);
-      }
-    },
     // On a phone the answer stands below the question.
     show() {
       const view = document.querySelector('#view');

@@ -75,6 +75,7 @@ class Page:
         chosen = [
             *(session, question.findings, question.gallery, question.upload, question.error, *question.of_study),
             *(question.model, *question.of_model, *self._compare.choices, query.view, query.bars, query.point),
+            *(self._about, question.words),
         ]
         taken = question.upload.upload(
             self._take, [session, question.upload, question.model], chosen, show_progress="hidden"
@@ -149,6 +150,7 @@ class Page:
             **self._query.reading(),
             **self._question.films(session),
             **self._choices(session, model),
+            **(self._of_model(session, self._handlers.fitting_model(session, model)) if session.models else {}),
         }
         # The question that follows says so when the server is away.
         with suppress(ServerError):
@@ -190,5 +192,5 @@ class Page:
         }
 
     def _lost(self, error: ServerError) -> Updates:
-        box = gr.HTML(fragments.error_box(error), visible=True)
+        box = gr.HTML(fragments.error_box(error, again=True), visible=True)
         return {self._away: box, self._retry: gr.Button(visible=True), self._timer: gr.Timer(active=True)}

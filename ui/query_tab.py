@@ -42,6 +42,7 @@ class QueryTab:
         self.changed = [
             *(self.view, self.bars, self.point, self._beside, self._leafing, self.controls.heat),
             *(self.controls.labelled, self.controls.threshold, self.controls.window, self.controls.grey),
+            *(self.controls.level, self.controls.width),
             *self._sliders.values(),
         ]
         """What an answer changes."""
@@ -68,7 +69,7 @@ class QueryTab:
         ranked = [finding.label for finding in reading.ranked]
         seen = read_look(*look)
         if new:
-            seen = replace(seen, heat=None, labelled=())
+            seen = replace(seen, heat=None, labelled=(), level=None, width=None)
         heat = seen.heat if seen.heat in ranked else ranked[0]
         labelled = [name for name in seen.labelled if name in ranked] or ranked[:3]
         seen = replace(seen, heat=heat, labelled=tuple(labelled), threshold=round(reading.threshold, 2))
@@ -83,6 +84,7 @@ class QueryTab:
             controls.threshold: seen.threshold,
             controls.window: gr.Radio(visible=reading.volume),
             controls.grey: gr.Row(visible=not reading.volume),
+            **(controls.grey_of(reading.window) if new else {}),
             **self._cursor(session),
         }
 
