@@ -35,8 +35,13 @@ class Controls:
             self.marks = gr.CheckboxGroup(_MARKS, value=_MARKS, label="Marks", min_width=180, elem_id="marks")
         self.window = gr.Radio(_WINDOWS, value="lung", label="CT window", visible=False, elem_id="window")
         with gr.Row(visible=False) as self.grey:
-            self.level = gr.Slider(0, 255, 128, step=1, label="Window level", elem_id="level", min_width=180)
-            self.width = gr.Slider(1, 256, 256, step=1, label="Window width", elem_id="width", min_width=180)
+            self.level = gr.Slider(
+                0, 255, 128, step=1, label="Window level", elem_id="level", min_width=180, buttons=[]
+            )
+            self.width = gr.Slider(
+                1, 256, 256, step=1, label="Window width", elem_id="width", min_width=180, buttons=[]
+            )
+            self.own = gr.Button("The film's own window", size="sm", min_width=180, elem_id="own-window")
         self.look = [
             *(self.mode, self.heat, self.labelled, self.threshold, self.colours, self.scale, self.marks),
             *(self.window, self.opacity, self.level, self.width),

@@ -99,15 +99,22 @@ def _draw(image: Grey, fields: list[Float], shown: list[Finding], reading: Readi
         edge = shade if look.mode == "labels" else "#ffffff"
         if look.contour:
             for line in outlines(field, look.threshold, *out.size):
-                pen.line([(x, y) for x, y in line], fill=edge, width=2)
+                _stroke(pen, [(x, y) for x, y in line], edge)
         region = locate(field, look.threshold, *out.size)
         if look.mode != "labels" and look.box and region.box is not None:
-            pen.rectangle(region.box, outline=edge, width=2)
+            x0, y0, x1, y1 = region.box
+            _stroke(pen, [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], edge)
         if look.peak and region.value >= look.threshold:
             (x, y), arm = region.peak, max(out.size) / 60
-            pen.line([(x - arm, y), (x + arm, y)], fill=edge, width=2)
-            pen.line([(x, y - arm), (x, y + arm)], fill=edge, width=2)
+            _stroke(pen, [(x - arm, y), (x + arm, y)], edge)
+            _stroke(pen, [(x, y - arm), (x, y + arm)], edge)
     return out
+
+
+def _stroke(pen: ImageDraw.ImageDraw, line: list[tuple[float, float]], shade: str) -> None:
+    """A line with a dark rim, which stands out on white too."""
+    pen.line(line, fill="#111827", width=4)
+    pen.line(line, fill=shade, width=2)
 
 
 def _sheet(parts: list[PillowImage.Image], reading: Reading, shown: list[Finding], look: Look) -> PillowImage.Image:
@@ -144,7 +151,7 @@ def _bar(pen: ImageDraw.ImageDraw, corner: tuple[int, int], finding: Finding, sh
     pen.rectangle((x, y, x + _BAR * finding.probability, y + 13), fill=shade)
     if finding.interval is not None:
         low, high = (x + _BAR * end for end in finding.interval)
-        for stroke, width in (("#111827", 5), ("#f9fafb", 1)):
+        for stroke, width in (("#111827", 3), ("#f9fafb", 1)):
             pen.line((low, y + 6, high, y + 6), stroke, width)
             for end in (low, high):
                 pen.line((end, y + 2, end, y + 11), stroke, width)

@@ -39,6 +39,10 @@ class Handlers:
             session = replace(session, suggested="\n".join(vocabulary))
         return session
 
+    def awake(self, session: Session) -> Session:
+        """The session, connected if it is not: it may have been forgotten after its hour. Raises ServerError."""
+        return session if session.models else self.connect(session)
+
     def gallery(self, session: Session) -> str:
         """The examples with the chosen one marked. Raises ServerError."""
         pictures = [self.server.thumbnail(example["preview"]) for example in session.examples]
@@ -93,8 +97,11 @@ class Handlers:
 
     def ask(self, session: Session, findings: str, model: str | None) -> Session:
         """Ask the server about the study. Raises ServerError."""
+        session = self.awake(session)
         if session.study is None:
-            raise ServerError("No image yet", "Choose an example or drop a file, then ask.")
+            raise ServerError(
+                "No image yet", "Choose an example or drop a file, then ask. After an hour the page forgets a session."
+            )
         study, reading = self._read(session, session.study, findings, model)
         point = session.point
         if reading.volume and (point is None or session.reading is None):

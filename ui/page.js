@@ -18,6 +18,18 @@
     },
   };
 
+  // A number typed beside a slider counts once it lies in the slider's range: at first when it is complete.
+  const beyond = (box) => box.matches?.('input[type=number][min][max]')
+    && (box.value === '' || Number(box.value) < Number(box.min) || Number(box.value) > Number(box.max));
+  document.addEventListener('input', (event) => { if (beyond(event.target)) event.stopImmediatePropagation(); }, true);
+  document.addEventListener('change', ({target}) => {
+    if (!beyond(target)) return;
+    const range = target.closest('.block')?.querySelector('input[type=range]');
+    const typed = target.value === '' && range ? range.value : target.value;
+    target.value = Math.min(Math.max(Number(typed), Number(target.min)), Number(target.max));
+    target.dispatchEvent(new Event('input', {bubbles: true}));
+  }, true);
+
   // Gradio names its drop zones otherwise than it labels them, which speech control cannot follow.
   const rename = () => {
     for (const zone of document.querySelectorAll('button[aria-dropeffect]')) {

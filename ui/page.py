@@ -134,13 +134,19 @@ class Page:
         return {**self._question.reads(session, model), **self._of_model(session, model)}
 
     def _pick(self, session: Session, findings: str, model: str | None, event: gr.EventData) -> Updates:
-        session, findings = self._handlers.pick(session, str(event.pick), findings)
+        session, findings = self._handlers.pick(self._awake(session), str(event.pick), findings)
         return {**self._chosen(session, model), self._question.findings: findings}
 
     def _take(self, session: Session, path: str | None, model: str | None) -> Updates:
         # The dropzone is emptied at once, so that the file's name does not stay on the screen.
-        session = self._handlers.take_upload(session, path)
+        session = self._handlers.take_upload(self._awake(session), path)
         return {**self._chosen(session, model), self._question.upload: None}
+
+    def _awake(self, session: Session) -> Session:
+        # The question that follows says so when the server is away.
+        with suppress(ServerError):
+            return self._handlers.awake(session)
+        return session
 
     def _chosen(self, session: Session, model: str | None) -> Updates:
         session.turn.take()

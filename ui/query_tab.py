@@ -102,6 +102,8 @@ class QueryTab:
         drawn = [session, *self.look]
         pointed = [session, self.view, self.point, controls.mode, *controls.of_modes, *self._sliders.values()]
         gr.on(controls.redraws, self._draw, drawn, self.view, show_progress="hidden", trigger_mode="always_last")
+        windows = [self.view, controls.level, controls.width]
+        controls.own.click(self._own_window, drawn, windows, show_progress="hidden")
         controls.mode.input(self._change_mode, drawn, [self.view, *controls.of_modes], show_progress="hidden")
         for listener in (self.bars.click, self.point.click):
             listener(self._show_heat, drawn, pointed, show_progress="hidden")
@@ -122,6 +124,13 @@ class QueryTab:
 
     def _change_mode(self, session: Session, *look: Any) -> Updates:
         return {self.view: self._draw(session, *look), **self.controls.for_mode(read_look(*look).mode)}
+
+    def _own_window(self, session: Session, *look: Any) -> Updates:
+        if session.reading is None:
+            return {self.view: gr.skip()}
+        seen = replace(read_look(*look), level=None, width=None)
+        shown = or_error(lambda: self._handlers.view(session, seen))
+        return {self.view: shown, **self.controls.grey_of(session.reading.window)}
 
     def _show_heat(self, event: gr.EventData, session: Session, *look: Any) -> Updates:
         label = str(event.pick)

@@ -13,7 +13,7 @@ from ui.session import Comparison, Finding, Reading
 
 # Below this many percentage points a change is told as none.
 _SAME = 0.10
-_WHISKERS = "Whiskers: 95% interval of that calibration, not of the model's eye for this image. "
+_WHISKERS = "Whiskers: 95% interval of that calibration, not of how well the model reads this image. "
 
 
 def bars(reading: Reading) -> str:
@@ -107,13 +107,15 @@ def _said(hit: Mapping[str, Any], examples: Mapping[str, Mapping[str, Any]]) -> 
     """Who says a sentence; an example's report unfolds."""
     if not hit["example_ids"]:
         return f"said of study {escape(', '.join(hit['study_ids'][:6]))}"
-    out = []
+    reports, others = [], []
     for name in hit["example_ids"]:
         example = examples.get(name, {"title": name, "report": ""})
-        title = f"said of {escape(str(example['title']))}"
-        report = str(example["report"])
-        out.append(f"<details><summary>{title}</summary><p>{escape(report)}</p></details>" if report else title)
-    return "".join(out)
+        title, report = escape(str(example["title"])), str(example["report"])
+        if report:
+            reports.append(f"<details><summary>said of {title}</summary><p>{escape(report)}</p></details>")
+        else:
+            others.append(title)
+    return "".join(reports) + (f"said of {', '.join(others)}" if others else "")
 
 
 def _change(compared: Comparison, now: Finding, before: Finding, chosen: bool) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
+from gradio.state_holder import SessionState
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -81,12 +84,28 @@ def test_a_films_window_is_cut_from_its_stored_values(page: Page, host: Host) ->
     page.locator("#ask").click()
     expect(page.locator("#bars li")).to_have_count(1, timeout=20_000)
     expect(base).to_have_attribute("src", narrow)
-    _value(page, "#width", before)
+    page.locator("#own-window").click()
+    expect(page.locator("#width input[type=number]")).to_have_value(before)
     expect(base).to_have_attribute("src", own, timeout=10_000)
     assert page.locator("#level input[type=number]").input_value() == level
     assert host.queries == asked + 1
     pick(page, 1)
     expect(page.locator("#width input[type=range]")).not_to_have_attribute("max", width.get_attribute("max") or "0")
+
+
+def test_a_number_beyond_its_slider_is_held_to_it(page: Page) -> None:
+    pick(page)
+    number = page.locator("#threshold input[type=number]")
+    before = number.input_value()
+    for typed, held in (("7", "1"), ("-3", "0")):
+        _value(page, "#threshold", typed)
+        expect(number).to_have_value(held)
+    number.fill("")
+    number.blur()
+    expect(number).to_have_value("0")
+    _value(page, "#threshold", before)
+    page.wait_for_timeout(500)
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
 
 
 def test_labels_of_several_findings_come_with_a_legend(page: Page) -> None:
@@ -206,6 +225,24 @@ def test_two_readers_do_not_see_each_other(page: Page, context: BrowserContext, 
     tab(other, "Retrieve")
     expect(page.get_by_role("tab", name="Query")).to_have_attribute("aria-selected", "true")
     other.close()
+
+
+def test_a_session_that_was_forgotten_begins_anew(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = SessionState.__getitem__
+
+    def forgotten(state: SessionState, key: int) -> Any:
+        # What Gradio does with a state after its time to live.
+        if isinstance(state.blocks_config.blocks[key], gr.State):
+            state.state_data.pop(key, None)
+        return known(state, key)
+
+    pick(page)
+    monkeypatch.setattr(SessionState, "__getitem__", forgotten)
+    page.locator("#ask").click()
+    expect(page.get_by_role("alert")).to_contain_text("forgets a session", timeout=10_000)
+    monkeypatch.undo()
+    pick(page, 2)
+    expect(page.locator("#view figcaption").first).to_contain_text("Noise 2")
 
 
 def test_a_late_answer_does_not_replace_a_newer_one(page: Page, host: Host) -> None:
