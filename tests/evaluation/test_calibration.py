@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from rayzero.bundle import Calibration
+from rayzero.evaluation import sections
 from rayzero.evaluation.metrics.calibration import REPLICATES, fit_platt, fit_with_replicates, reliability
+from rayzero.evaluation.metrics.classification import MASKED
 
 
 def test_platt_equals_an_unpenalised_logistic_regression() -> None:
@@ -94,3 +99,22 @@ def test_no_interval_where_patients_are_few_or_draws_lack_a_label() -> None:
     rare[len(patients) :] = 0
     kept = fit_with_replicates(np.tile(logits, 4), rare, many).replicates
     assert REPLICATES / 2 < len(kept) < REPLICATES
+
+
+def test_pairs_are_drawn_with_their_patients() -> None:
+    rng = np.random.default_rng(5)
+    patients = [f"p{image // 2}" for image in range(60)]
+    labels = rng.integers(0, 2, size=(60, 3))
+    logits = labels + rng.normal(size=(60, 3))
+    labels[rng.random((60, 3)) < 0.2] = MASKED
+    labels[:, 2] = 0
+    scored: Any = SimpleNamespace(logits=logits, labels=labels, patients=patients)
+    # By hand: the third finding has one label only, and masked pairs count for nothing.
+    pairs = [(image, finding) for image in range(60) for finding in range(2) if labels[image, finding] != MASKED]
+    expected = fit_with_replicates(
+        np.array([logits[pair] for pair in pairs]),
+        np.array([labels[pair] for pair in pairs]),
+        [patients[image] for image, _ in pairs],
+    )
+    assert len(expected.replicates) == REPLICATES
+    assert sections.calibration(scored, scored).calibration == expected
