@@ -165,9 +165,21 @@ async def example_file(example_id: str, service: Answers) -> FileResponse:
 
 
 @router.get("/v1/images/{image_id}/preview.png", summary="An image to look at", responses=_PROBLEMS)
-async def preview(image_id: Annotated[str, Path(max_length=64)], service: Answers) -> Response:
-    """An 8-bit greyscale PNG of an image that was queried or is an example, windowed as its file says."""
-    return Response(await service.preview(image_id), media_type="image/png")
+async def preview(
+    image_id: Annotated[str, Path(max_length=64)],
+    service: Answers,
+    level: Annotated[float | None, Query(ge=-1e6, le=1e6, description="Centre of the window, in stored values")] = None,
+    width: Annotated[float | None, Query(gt=0, le=1e6, description="Width of the window; goes with level")] = None,
+) -> Response:
+    """An 8-bit greyscale PNG of an image that was queried or is an example.
+
+    A film is windowed as its file says, or by ``level`` and ``width``, cut from the stored values at their full depth.
+    """
+    if (level is None) != (width is None):
+        missing = "level" if level is None else "width"
+        raise Problem(422, "invalid-request", "level and width make a window together; send both.", field=missing)
+    window = None if level is None or width is None else (level, width)
+    return Response(await service.preview(image_id, window), media_type="image/png")
 
 
 @router.get("/v1/images/{image_id}/slices/{z}.png", summary="One slice of a volume", responses=_PROBLEMS)

@@ -61,11 +61,13 @@ class ModelInput:
 class Answer:
     """Of one subject and T prompts: ``logits`` (T,), ``probabilities`` (T,), and ``maps`` (M, *grid) if asked for.
 
-    ``order`` (T,) ranks the prompts, likeliest first; ``mapped`` (M,) names the prompt of each map.
+    ``intervals`` (T, 2) are the 95 % intervals of the probabilities where the bundle has what they take. ``order`` (T,)
+    ranks the prompts, likeliest first; ``mapped`` (M,) names the prompt of each map.
     """
 
     logits: Float
     probabilities: Float
+    intervals: Float | None
     order: Index
     mapped: Index
     maps: Float | None
@@ -121,9 +123,12 @@ class Engine:
         found = None
         if maps:
             found = self._bundle.similarity_map(image, text.rows(torch.from_numpy(phrased.starts[mapped])))[0]
+        calibration = self._bundle.calibration
+        intervals = calibration.interval(logits)
         return Answer(
             logits=logits,
-            probabilities=self._bundle.probability(logits).astype(np.float32),
+            probabilities=calibration.probability(logits).astype(np.float32),
+            intervals=None if intervals is None else intervals.astype(np.float32),
             order=order,
             mapped=mapped,
             maps=found,

@@ -46,6 +46,7 @@ def to_findings(
             sentence=prompts[row].sentence,
             logit=float(answer.logits[row]),
             probability=float(answer.probabilities[row]),
+            probability_interval=None if answer.intervals is None else tuple(answer.intervals[row].tolist()),
             rank=int(ranks[row]),
             **(_located(grids[row], geometry, drawing) if row in grids else {}),
         )

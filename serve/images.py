@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 
 from rayzero.studies import sandbox
 from rayzero.studies.errors import StudyFileError
-from rayzero.studies.preprocess import to_unit
+from rayzero.studies.preprocess import display_window, to_unit
 from rayzero.studies.study import Image
 from rayzero.studies.volumes import is_volume
 from serve.cache import LruCache
@@ -40,11 +40,28 @@ _ACCEPTED: dict[Kind, str] = {
 
 
 @dataclass(frozen=True)
+class Grey:
+    """A film's range of stored values, air dark, and the window (``level`` and ``width``) in which it is shown."""
+
+    lowest: int
+    highest: int
+    level: float
+    width: float
+
+    @classmethod
+    def of(cls, image: Image) -> Grey:
+        """Those of a film."""
+        pixels = image.array()
+        return cls(int(pixels.min()), int(pixels.max()), *display_window(image))
+
+
+@dataclass(frozen=True)
 class StoredImage:
-    """A decoded radiograph or volume and the id by which later requests may refer to it."""
+    """A decoded radiograph or volume and the id by which later requests may refer to it; ``grey`` is a film's."""
 
     image_id: str
     image: Image
+    grey: Grey | None = None
 
     @property
     def kind(self) -> Kind:
@@ -115,7 +132,8 @@ class ImageStore:
         known = self._images.get(image_id)
         if known is not None:
             return known
-        stored = StoredImage(image_id, self._read(data, field))
+        image = self._read(data, field)
+        stored = StoredImage(image_id, image, Grey.of(image) if len(image.shape) == 2 else None)
         self._images.put(image_id, stored)
         return stored
 
@@ -126,11 +144,21 @@ class ImageStore:
         except StudyFileError as error:
             raise _unreadable(error, "file") from None
 
-    def preview(self, stored: StoredImage) -> bytes:
-        """A radiograph, or a volume's middle slice, as an 8-bit greyscale PNG, its longest side within the limit."""
+    def preview(self, stored: StoredImage, window: tuple[float, float] | None = None) -> bytes:
+        """A radiograph, or a volume's middle slice, as an 8-bit greyscale PNG, its longest side within the limit.
+
+        ``window`` is a level and a width in a radiograph's stored values, in place of the file's own window and curve.
+        Raises Problem (422) for one of a volume.
+        """
         if stored.kind == "volume":
+            if window is not None:
+                detail = "level and width are of films; the slices of a volume take window=lung, mediastinum or bone."
+                raise Problem(422, "invalid-request", detail, field="level")
             return self.section(stored, stored.image.shape[0] // 2, "lung")
-        return self._picture(stored.image_id, lambda: to_unit(stored.image, "voi"))
+        if window is None:
+            return self._picture(stored.image_id, lambda: to_unit(stored.image, "voi"))
+        # Not kept: while a reader turns a window, each picture of it is asked for once.
+        return self._png(to_unit(replace(stored.image, window=window, curve=()), "voi"))
 
     def section(self, stored: StoredImage, index: int, window: Window, plane: Plane = "axial") -> bytes:
         """Slice ``index`` of a volume in ``window`` as an 8-bit greyscale PNG, one pixel a voxel up to the limit.
@@ -153,12 +181,16 @@ class ImageStore:
         known = self._pictures.get(key)
         if known is not None:
             return known
-        picture = PillowImage.fromarray(np.round(unit() * 255).astype(np.uint8))
+        picture = self._png(unit())
+        self._pictures.put(key, picture)
+        return picture
+
+    def _png(self, unit: Float) -> bytes:
+        picture = PillowImage.fromarray(np.round(unit * 255).astype(np.uint8))
         side = self._limits.preview_side
         picture.thumbnail((side, side), PillowImage.Resampling.BOX)
         file = io.BytesIO()
         picture.save(file, "PNG", compress_level=3)
-        self._pictures.put(key, file.getvalue())
         return file.getvalue()
 
     def _read(self, data: bytes, field: str) -> Image:

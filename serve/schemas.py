@@ -34,6 +34,15 @@ class DicomResult(StrEnum):
     sr = "sr"
 
 
+class GreyScale(BaseModel):
+    """A film's range of stored values, air dark, and the window of them that its preview shows."""
+
+    lowest: int = Field(examples=[0])
+    highest: int = Field(examples=[4095])
+    level: float = Field(description="Centre of the window", examples=[2048.0])
+    width: float = Field(examples=[3600.0])
+
+
 class ImageInfo(BaseModel):
     """The image that was read. Send ``image_id`` instead of the file to ask more about it."""
 
@@ -46,6 +55,9 @@ class ImageInfo(BaseModel):
         default=None, description="Row and column step of a film; z, y and x step of a volume; null if not stated"
     )
     view: str = Field(examples=["frontal"])
+    grey: GreyScale | None = Field(
+        default=None, description="Of a film; null of a volume, which is in Hounsfield units"
+    )
     preview: str = Field(description="Path of an 8-bit preview", examples=["/v1/images/img-3f0c.../preview.png"])
     slice_preview: str | None = Field(default=None, description="Path of a volume's slices, with {z} to fill in")
 
@@ -98,6 +110,11 @@ class Finding(BaseModel):
     probability: float = Field(
         description="Calibrated on validation studies where the model says calibrated, else sigmoid of the logit",
         examples=[0.85],
+    )
+    probability_interval: tuple[float, float] | None = Field(
+        default=None,
+        description="95 % interval of the calibration behind probability; null where the model has none",
+        examples=[(0.78, 0.9)],
     )
     rank: int = Field(description="1 is the likeliest of the findings asked", examples=[1])
     peak: Peak | None = Field(default=None, description="Where the map is highest")

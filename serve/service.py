@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 
 from rayzero.bundle import AnyGeometry
@@ -25,7 +25,7 @@ from serve.meters import observe_stage, request_id
 from serve.pacs import Address, Archive, check_identity
 from serve.problems import Problem
 from serve.prompts import Prompt, read_prompts, to_prompt
-from serve.schemas import ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
+from serve.schemas import GreyScale, ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
 from serve.settings import Limits, PacsArgs
 from serve.subjects import Prepared, Source, Subject, check_companions, to_input
 
@@ -174,10 +174,10 @@ class Service:
             raise Problem(404, "unknown-image", detail, field="image_id" if field == "file" else f"{field}_id")
         return await asyncio.to_thread(lambda: self.images.add(example.path.read_bytes()))
 
-    async def preview(self, image_id: str) -> bytes:
-        """An image as an 8-bit PNG. Raises Problem (404)."""
+    async def preview(self, image_id: str, window: tuple[float, float] | None = None) -> bytes:
+        """An image as an 8-bit PNG, a film in a level and width of its stored values. Raises Problem (404, 422)."""
         stored = await self.image(Source(image_id=image_id))
-        return await asyncio.to_thread(self.images.preview, stored)
+        return await asyncio.to_thread(self.images.preview, stored, window)
 
     async def section(self, image_id: str, index: int, window: Window, plane: Plane) -> bytes:
         """One slice of a volume as an 8-bit PNG. Raises Problem (404)."""
@@ -361,6 +361,7 @@ def image_info(stored: StoredImage) -> ImageInfo:
         slices=stored.image.shape[0] if volume else None,
         spacing_mm=stored.image.spacing_mm or None,
         view=stored.image.view,
+        grey=None if stored.grey is None else GreyScale(**asdict(stored.grey)),
         preview=preview_path(stored.image_id),
         slice_preview=f"/v1/images/{stored.image_id}/slices/{{z}}.png" if volume else None,
     )

@@ -44,6 +44,16 @@ def test_a_loaded_bundle_answers_as_the_model_did(original: tuple[str, Bundle]) 
     assert loaded.probability(np.array([0.5])) == pytest.approx(0.5)
 
 
+def test_intervals_come_from_the_card_and_are_none_without(original: tuple[str, Bundle]) -> None:
+    model, config = original[1].model, original[1].config
+    assert original[1].calibration.interval(np.zeros(3)) is None
+    told = {"scale": 2.0, "bias": -1.0, "replicates": [[1.5, -1.2], [2.5, -0.8]]}
+    interval = Bundle(model, config, {"calibration": told}).calibration.interval(np.array([[0.0, 4.0]]))
+    assert interval is not None
+    assert interval.shape == (1, 2, 2)
+    assert interval[0, 0] == pytest.approx(1 / (1 + np.exp([1.19, 0.81])))
+
+
 def test_it_holds_no_pickle_and_needs_no_hub(original: tuple[str, Bundle]) -> None:
     files = [path for path in Path(original[0]).rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".yaml", ".txt"}

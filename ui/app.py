@@ -27,7 +27,8 @@ def build_page(server_url: str) -> gr.Blocks:
     """The page over the server at ``server_url``; the token is read from RAYZERO_API_TOKEN."""
     server = Server(server_url, os.environ.get(TOKEN_VARIABLE) or None)
     page = Page(Handlers(server)).blocks
-    page.queue(max_size=64, default_concurrency_limit=8)
+    # Every request waits its turn in the queue, those made by hand too.
+    page.queue(max_size=64, default_concurrency_limit=8, api_open=False)
     return page
 
 

@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 Grey = np.ndarray[Any, np.dtype[np.uint8]]
 
 _ANSWER_S = 60.0
-# Slices that were shown lately; a volume is leafed through to and fro.
+# Pictures that were shown lately; a volume is leafed through to and fro.
 _SLICES_KEPT = 256
 
 
@@ -33,7 +33,7 @@ class ServerError(RuntimeError):
 class Server:
     """A client of one server; safe to share between sessions.
 
-    What it keeps are previews of the examples, and slices of volumes by ids that nobody can guess.
+    What it keeps are previews of the examples, and pictures of images by ids that nobody can guess.
     """
 
     def __init__(self, url: str, token: str | None = None, *, answer_s: float = _ANSWER_S) -> None:
@@ -70,7 +70,13 @@ class Server:
 
     def slice(self, path: str, plane: str, window: str) -> Grey:
         """One slice of a volume as (H, W) uint8, one pixel a voxel."""
-        address = f"{path}?plane={plane}&window={window}"
+        return self._kept(f"{path}?plane={plane}&window={window}")
+
+    def windowed(self, path: str, level: float, width: float) -> Grey:
+        """A film in a window of its stored values as (H, W) uint8."""
+        return self._kept(f"{path}?level={level:g}&width={width:g}")
+
+    def _kept(self, address: str) -> Grey:
         with self._lock:
             if address in self._slices:
                 self._slices.move_to_end(address)
@@ -149,10 +155,10 @@ class Server:
         try:
             response = self._http.request(method, path, **content)
         except httpx.ReadTimeout:
-            detail = f"No answer within {self._answer_s:g} s. The page asks again by itself."
+            detail = f"No answer within {self._answer_s:g} s."
             raise ServerError("The server is slow to answer", detail, passing=True) from None
         except httpx.HTTPError:
-            detail = f"No answer from {self.url}. The page tries again by itself every few seconds."
+            detail = f"No answer from {self.url}."
             raise ServerError("The server cannot be reached", detail, passing=True) from None
         if response.is_success:
             return response
@@ -169,10 +175,9 @@ def _refusal(response: httpx.Response) -> ServerError:
     try:
         document = response.json()
         slug = str(document["type"]).rpartition(":")[2]
-        detail = str(document["detail"]) + (" The page asks again by itself." if passing else "")
-        return ServerError(str(document["title"]), detail, slug=slug, passing=passing)
+        return ServerError(str(document["title"]), str(document["detail"]), slug=slug, passing=passing)
     except (ValueError, KeyError, TypeError):
         # Not ours: a proxy in front, or Serve itself while the application starts or restarts.
-        detail = f"It answered {response.status_code}; it may be starting. The page tries again by itself."
+        detail = f"It answered {response.status_code}; it may be starting."
         passing = response.status_code >= 500 or response.status_code == 404
         return ServerError("The server is not ready", detail, passing=passing)

@@ -14,22 +14,20 @@ NOTICE = "Research use only. Not for diagnosis."
 
 
 def header() -> str:
-    """The name of the page, what it must not be used for, and the filter that the grey window's sliders turn."""
-    channels = "".join(f'<feFunc{c} type="linear" slope="1" intercept="0"/>' for c in "RGB")
+    """The name of the page, and what it must not be used for."""
     return (
         '<header class="rz-header"><div><h1>RayZero <span>reading room</span></h1>'
         "<p>Findings in your own words: how likely, and where.</p></div>"
         f'<p class="rz-notice" role="note">{NOTICE} Use de-identified images.</p></header>'
-        '<svg width="0" height="0" aria-hidden="true" style="position:absolute"><filter id="rz-window" '
-        f'color-interpolation-filters="sRGB"><feComponentTransfer>{channels}</feComponentTransfer></filter></svg>'
     )
 
 
-def error_box(error: ServerError) -> str:
-    """What went wrong and what to do."""
+def error_box(error: ServerError, *, again: bool = False) -> str:
+    """What went wrong and what to do; ``again`` says that the page itself asks again."""
+    more = " The page asks again by itself." if again else " Try again in a moment." if error.passing else ""
     return (
         f'<div class="rz-error" role="alert"><strong>{escape(error.title)}</strong>'
-        f"<span>{escape(error.detail)}</span></div>"
+        f"<span>{escape(error.detail)}{more}</span></div>"
     )
 
 
@@ -79,21 +77,41 @@ def chip(shade: str) -> str:
     return f'<i class="rz-chip" style="background:{shade}"></i>'
 
 
-def meter(value: float, label: str, shade: str, mark: float | None = None) -> str:
-    """A bar from 0 to 1 with its figure: a percentage, or of a map, with a line at its threshold ``mark``, plain."""
+def meter(
+    value: float, label: str, shade: str, mark: float | None = None, interval: tuple[float, float] | None = None
+) -> str:
+    """A bar from 0 to 1 with its figure: a percentage, or of a map, with a line at its threshold ``mark``, plain.
+
+    ``interval`` is drawn as a whisker.
+    """
     line = "" if mark is None else f'<b style="left:{100 * mark:.1f}%"></b>'
     told = percent(value) if mark is None else f'<span class="rz-percent">{value:.2f}</span>'
+    spoken = ""
+    if interval is not None:
+        low, high = (100 * end for end in interval)
+        line += f'<s class="rz-whisker" style="left:{low:.2f}%;width:max(3px, {high - low:.2f}%)"></s>'
+        spoken = f' aria-valuetext="{escape(f"{percent_text(value)}, 95% interval {interval_text(interval)}")}"'
     return (
         f'<span class="rz-meter" role="meter" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{100 * value:.0f}"><i style="width:{100 * value:.1f}%;background:{shade}"></i>{line}</span>'
-        f"{told}"
+        f'aria-valuenow="{100 * value:.0f}"{spoken}>'
+        f'<i style="width:{100 * value:.1f}%;background:{shade}"></i>{line}</span>{told}'
     )
 
 
 def percent(value: float) -> str:
-    """A share as a whole percentage; below one as "<1%"."""
-    text = "&lt;1%" if 0 < value < 0.005 else f"{100 * value:.0f}%"
-    return f'<span class="rz-percent">{text}</span>'
+    """A share as a whole percentage, set as a figure."""
+    return f'<span class="rz-percent">{escape(percent_text(value))}</span>'
+
+
+def percent_text(value: float) -> str:
+    """A share as a whole percentage; what is nearly none or all as "<1%" and ">99%"."""
+    return "<1%" if 0 < value < 0.005 else ">99%" if 0.995 <= value < 1 else f"{100 * value:.0f}%"
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """An interval of shares in whole percentages."""
+    low, high = (percent_text(end) for end in interval)
+    return low if low == high else f"{low.rstrip('%')} to {high}"
 
 
 def _ct(example: Mapping[str, Any]) -> str:

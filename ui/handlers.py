@@ -39,6 +39,10 @@ class Handlers:
             session = replace(session, suggested="\n".join(vocabulary))
         return session
 
+    def awake(self, session: Session) -> Session:
+        """The session, connected if it is not: it may have been forgotten after its hour. Raises ServerError."""
+        return session if session.models else self.connect(session)
+
     def gallery(self, session: Session) -> str:
         """The examples with the chosen one marked. Raises ServerError."""
         pictures = [self.server.thumbnail(example["preview"]) for example in session.examples]
@@ -93,8 +97,11 @@ class Handlers:
 
     def ask(self, session: Session, findings: str, model: str | None) -> Session:
         """Ask the server about the study. Raises ServerError."""
+        session = self.awake(session)
         if session.study is None:
-            raise ServerError("No image yet", "Choose an example or drop a file, then ask.")
+            raise ServerError(
+                "No image yet", "Choose an example or drop a file, then ask. After an hour the page forgets a session."
+            )
         study, reading = self._read(session, session.study, findings, model)
         point = session.point
         if reading.volume and (point is None or session.reading is None):
@@ -102,13 +109,13 @@ class Handlers:
         return replace(session, study=study, reading=reading, point=point, pending=False)
 
     def view(self, session: Session, look: Look) -> str:
-        """The image with its maps. Asks the server for nothing but slices of a volume. Raises ServerError."""
+        """The image with its maps. Asks the server for nothing but pictures of the image. Raises ServerError."""
         study, reading = session.study, session.reading
         if study is None:
             return fragments.hint("Choose an example or drop a file.")
         if reading is not None and reading.volume:
             return viewer.planes(study, reading, look, _cursor(session, reading), self.server.slice)
-        return viewer.film(study, reading, look, session.point)
+        return viewer.film(study, reading, look, session.point, self.server.windowed)
 
     def point_at(self, session: Session, frame: str, x: float, y: float) -> Session:
         """The reader pointed at shares ``x``, ``y`` of a picture."""

@@ -31,7 +31,8 @@ class Look:
 
     ``mode`` shows the map of one finding (``heat``), coloured labels of several (``labelled``), or one picture each.
     ``threshold`` is on sigmoid(map); ``stretch`` spreads colours over the map's range; ``window`` is that of a CT.
-    ``opacity`` and the film's grey ``level`` and ``width`` (of 256) are applied by the browser, and here on export.
+    ``level`` and ``width`` window a film's stored values, its own window where they are None. ``opacity`` is applied by
+    the browser, and here on export.
     """
 
     mode: Mode = "map"
@@ -45,8 +46,8 @@ class Look:
     peak: bool = True
     window: str = "lung"
     opacity: float = 0.55
-    level: float = 128
-    width: float = 256
+    level: float | None = None
+    width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,8 @@ def label_layer(fields: Sequence[Float], colours: Sequence[str], threshold: floa
 
 
 def compose(image: Grey, layer: Layer | None, look: Look) -> Pixels:
-    """``image`` (H, W) in the look's grey window with a layer over it, as (H, W, 3)."""
-    grey = image if (look.level, look.width) == (128, 256) else _windowed(image, look)
-    base = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+    """``image`` (H, W) with a layer over it, as (H, W, 3)."""
+    base = np.repeat(image[..., None], 3, axis=2).astype(np.float32)
     if layer is None:
         return base.astype(np.uint8)
     height, width = image.shape
@@ -149,11 +149,6 @@ def colour_bar(colours: str) -> str:
     stops = matplotlib.colormaps[colours](np.linspace(0, 1, 9))
     text = ", ".join(matplotlib.colors.to_hex(stop) for stop in stops)
     return f"linear-gradient(to right, {text})"
-
-
-def _windowed(image: Grey, look: Look) -> Grey:
-    shown = (image.astype(np.float32) - (look.level - look.width / 2)) * (255.0 / max(look.width, 1.0))
-    return np.asarray(np.clip(shown, 0, 255), dtype=np.uint8)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

@@ -4,14 +4,6 @@
   const root = document.documentElement;
   window.rayzero = {
     opacity(percent) { root.style.setProperty('--rz-opacity', percent / 100); },
-    window(level, width) {
-      const slope = 256 / Math.max(width, 1);
-      const intercept = -(level - width / 2) / Math.max(width, 1);
-      for (const channel of document.querySelectorAll('#rz-window feComponentTransfer > *')) {
-        channel.setAttribute('slope', slope);
-        channel.setAttribute('intercept', intercept);
-      }
-    },
     // On a phone the answer stands below the question.
     show() {
       const view = document.querySelector('#view');
@@ -25,6 +17,18 @@
       link.click();
     },
   };
+
+  // A number typed beside a slider counts once it lies in the slider's range: at first when it is complete.
+  const beyond = (box) => box.matches?.('input[type=number][min][max]')
+    && (box.value === '' || Number(box.value) < Number(box.min) || Number(box.value) > Number(box.max));
+  document.addEventListener('input', (event) => { if (beyond(event.target)) event.stopImmediatePropagation(); }, true);
+  document.addEventListener('change', ({target}) => {
+    if (!beyond(target)) return;
+    const range = target.closest('.block')?.querySelector('input[type=range]');
+    const typed = target.value === '' && range ? range.value : target.value;
+    target.value = Math.min(Math.max(Number(typed), Number(target.min)), Number(target.max));
+    target.dispatchEvent(new Event('input', {bubbles: true}));
+  }, true);
 
   // Gradio names its drop zones otherwise than it labels them, which speech control cannot follow.
   const rename = () => {

@@ -7,30 +7,40 @@ from html import escape
 from typing import Any
 
 from ui.client import Grey
-from ui.fragments import NOTICE, chip, colour, figure, meter, percent, section
+from ui.fragments import NOTICE, chip, colour, figure, interval_text, meter, percent, section
 from ui.overlay import data_uri
 from ui.session import Comparison, Finding, Reading
 
 # Below this many percentage points a change is told as none.
 _SAME = 0.10
+_WHISKERS = "Whiskers: 95% interval of that calibration, not of how well the model reads this image. "
 
 
 def bars(reading: Reading) -> str:
     """Findings by probability, the likeliest first."""
+    intervals = any(finding.interval for finding in reading.findings)
     rows = "".join(
         f'<li title="{escape(finding.sentence)}: logit {finding.logit:+.2f}">'
         f'<button type="button" data-pick="{escape(finding.label)}" class="rz-label" aria-label="Show the map of '
         f'{escape(finding.label)}">{chip(colour(reading, finding))}{escape(finding.label)}</button>'
-        f"{meter(finding.probability, finding.label, colour(reading, finding))}</li>"
+        f"{meter(finding.probability, finding.label, colour(reading, finding), interval=finding.interval)}"
+        f"{_interval(finding) if intervals else ''}</li>"
         for finding in reading.ranked
     )
     kind = "calibrated on validation studies" if reading.calibrated else "not calibrated: the sigmoid of the logit"
     return (
         f'<section aria-label="Findings by probability">{section("Findings by probability")}'
-        f'<ol class="rz-bars">{rows}</ol>'
+        f'<ol class="rz-bars{" rz-intervals" if intervals else ""}">{rows}</ol>'
         f'<p class="rz-foot">{escape(reading.model)} <code>{reading.checksum[:12]}</code>, '
-        f"{reading.milliseconds:.0f} ms. Probabilities are {kind}. {NOTICE}</p></section>"
+        f"{reading.milliseconds:.0f} ms. Probabilities are {kind}. {_WHISKERS if intervals else ''}{NOTICE}</p>"
+        f"</section>"
     )
+
+
+def _interval(finding: Finding) -> str:
+    # Said to a screen reader by the bar itself.
+    text = "" if finding.interval is None else escape(interval_text(finding.interval))
+    return f'<span class="rz-interval" aria-hidden="true">{text}</span>'
 
 
 def comparison(compared: Comparison, label: str | None, pictures: tuple[str, str]) -> str:
@@ -97,13 +107,15 @@ def _said(hit: Mapping[str, Any], examples: Mapping[str, Mapping[str, Any]]) -> 
     """Who says a sentence; an example's report unfolds."""
     if not hit["example_ids"]:
         return f"said of study {escape(', '.join(hit['study_ids'][:6]))}"
-    out = []
+    reports, others = [], []
     for name in hit["example_ids"]:
         example = examples.get(name, {"title": name, "report": ""})
-        title = f"said of {escape(str(example['title']))}"
-        report = str(example["report"])
-        out.append(f"<details><summary>{title}</summary><p>{escape(report)}</p></details>" if report else title)
-    return "".join(out)
+        title, report = escape(str(example["title"])), str(example["report"])
+        if report:
+            reports.append(f"<details><summary>said of {title}</summary><p>{escape(report)}</p></details>")
+        else:
+            others.append(title)
+    return "".join(reports) + (f"said of {', '.join(others)}" if others else "")
 
 
 def _change(compared: Comparison, now: Finding, before: Finding, chosen: bool) -> str:

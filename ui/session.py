@@ -44,7 +44,8 @@ class Finding:
     """The answer about one finding.
 
     ``flat`` (h, w) is sigmoid(map) of a film, for drawing; None of a volume, whose ``grid`` is sampled by the plane.
-    ``peak`` is (z, y, x), z 0 on a film; ``slice_peaks`` the highest sigmoid(map) of each slice of a volume.
+    ``interval`` is that of the probability, where the server gives one. ``peak`` is (z, y, x), z 0 on a film;
+    ``slice_peaks`` the highest sigmoid(map) of each slice of a volume.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Finding:
     peak: Cursor
     grid: Grid = field(repr=False)
     flat: Float | None = field(default=None, repr=False)
+    interval: tuple[float, float] | None = None
     slice_peaks: tuple[float, ...] = field(default=(), repr=False)
 
     @property
@@ -64,10 +66,26 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Window:
+    """The stored values of a film, ``lowest`` to ``highest``, and its own window of them."""
+
+    lowest: int
+    highest: int
+    level: float
+    width: float
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Level and width as whole values, as they stand on the sliders."""
+        return round(self.level), max(1, round(self.width))
+
+
+@dataclass(frozen=True)
 class Reading:
     """The answer about one image and its findings in the order they were asked.
 
-    ``shape`` is (H, W) of a film and (Z, Y, X) of a volume; ``answer`` is the server's own document.
+    ``shape`` is (H, W) of a film and (Z, Y, X) of a volume; ``preview`` is where the server draws a film, whose grey
+    values are ``window``; ``answer`` is the server's own document.
     """
 
     shape: tuple[int, ...]
@@ -78,6 +96,8 @@ class Reading:
     threshold: float
     milliseconds: float
     findings: tuple[Finding, ...]
+    preview: str = ""
+    window: Window | None = None
     slice_preview: str | None = None
     answer: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -197,6 +217,8 @@ def to_reading(answer: dict[str, Any], *, calibrated: bool) -> Reading:
         threshold=answer["threshold"],
         milliseconds=sum(answer["timings_ms"].values()),
         findings=tuple(_finding(result, shape) for result in answer["results"]),
+        preview=image["preview"],
+        window=None if image["grey"] is None else Window(**image["grey"]),
         slice_preview=image["slice_preview"],
         answer=answer,
     )
@@ -218,5 +240,6 @@ def _finding(result: dict[str, Any], shape: tuple[int, ...]) -> Finding:
         peak=(peak["z"] or 0, peak["y"], peak["x"]),
         grid=grid,
         flat=None if volume else grid.film(),
+        interval=None if result["probability_interval"] is None else tuple(result["probability_interval"]),
         slice_peaks=tuple(result["slice_peaks"] or ()),
     )

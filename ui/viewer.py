@@ -12,6 +12,7 @@ from ui.overlay import Grey, Look, colour_bar, data_uri, heat_layer, label_layer
 from ui.session import Cursor, Finding, Reading, Study
 
 GetSlice = Callable[[str, str, str], Grey]
+GetWindowed = Callable[[str, float, float], Grey]
 
 _VIEW_SIDE = 768
 _TILE_SIDE = 360
@@ -32,11 +33,11 @@ class _Canvas:
     cross: tuple[float, float] | None = None
 
 
-def film(study: Study, reading: Reading | None, look: Look, point: Cursor | None) -> str:
-    """A radiograph, beside it the same with maps over it."""
+def film(study: Study, reading: Reading | None, look: Look, point: Cursor | None, get_windowed: GetWindowed) -> str:
+    """A radiograph, beside it the same with maps over it. Raises ServerError."""
     if study.preview is None:
         return hint(_NOTHING)
-    base = shrink(study.preview, _VIEW_SIDE)
+    base = shrink(study.preview if reading is None else base_film(study, reading, look, get_windowed), _VIEW_SIDE)
     height, width = study.preview.shape if reading is None else reading.shape
     cross = None if point is None else ((point[2] + 0.5) / width, (point[1] + 0.5) / height)
     canvas = _Canvas("film", base, width, height, cross)
@@ -106,6 +107,15 @@ def small(reading: Reading, study: Study, label: str, look: Look, get_slice: Get
         return hint(_NOTHING)
     height, width = reading.shape
     return _tile(_Canvas("tile", study.preview, width, height), reading, finding, look)
+
+
+def base_film(study: Study, reading: Reading, look: Look, get_windowed: GetWindowed) -> Grey:
+    """A film in the look's window as the server draws it. Raises ServerError."""
+    own = reading.window
+    assert study.preview is not None, "a reading comes with its preview"
+    if own is None or look.level is None or look.width is None or (look.level, look.width) == own.shown:
+        return study.preview
+    return get_windowed(reading.preview, look.level, look.width)
 
 
 def base_slice(reading: Reading, plane: Plane, index: int, window: str, get_slice: GetSlice) -> Grey:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
+from scipy.special import expit
 
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
@@ -45,10 +46,33 @@ class BundleError(RuntimeError):
 
 @dataclass(frozen=True)
 class Calibration:
-    """Platt scaling fitted on validation studies: probability = sigmoid(scale * logit + bias)."""
+    """Platt scaling fitted on validation studies: probability = sigmoid(scale * logit + bias).
+
+    ``replicates`` are pairs of a scale and a bias fitted on validation patients drawn anew, with replacement; empty
+    where they were not kept, or the patients were too few to draw from.
+    """
 
     scale: float = 1.0
     bias: float = 0.0
+    replicates: tuple[tuple[float, float], ...] = ()
+
+    def probability(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Probabilities of ``logits``, of any shape."""
+        return np.asarray(expit(self.scale * np.asarray(logits, dtype=np.float64) + self.bias))
+
+    def interval(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+        """The 95 % intervals (..., 2) of the probabilities of ``logits`` (...), or None without replicates.
+
+        How far off the curve from logit to probability may be because validation had no more patients. One curve
+        serves every finding: that a single finding lies off it, or that an image is unlike all of them, is not in it.
+        """
+        if not self.replicates:
+            return None
+        scales, biases = np.array(self.replicates, dtype=np.float64).T
+        given = np.asarray(logits, dtype=np.float64)
+        low, high = np.quantile(np.multiply.outer(given, scales) + biases, (0.025, 0.975), axis=-1)
+        own = self.scale * given + self.bias
+        return np.asarray(expit(np.stack([np.minimum(low, own), np.maximum(high, own)], axis=-1)))
 
 
 @dataclass(frozen=True)
@@ -75,7 +99,9 @@ class Bundle:
     @property
     def calibration(self) -> Calibration:
         """Parameters that turn a logit into a probability."""
-        return Calibration(**self.card.get("calibration", {}))
+        told = self.card.get("calibration", {})
+        replicates = tuple((scale, bias) for scale, bias in told.get("replicates", ()))
+        return Calibration(told.get("scale", 1.0), told.get("bias", 0.0), replicates)
 
     @property
     def map_threshold(self) -> float:
@@ -132,8 +158,7 @@ class Bundle:
 
     def probability(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Calibrated probabilities of ``logits``, of any shape."""
-        fit = self.calibration
-        return np.asarray(1.0 / (1.0 + np.exp(-(fit.scale * np.asarray(logits, dtype=np.float64) + fit.bias))))
+        return self.calibration.probability(logits)
 
 
 def save_bundle(url: str, model: PretrainingModel, config: Config, card: dict[str, Any]) -> str:

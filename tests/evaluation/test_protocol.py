@@ -92,6 +92,13 @@ def test_the_card_feeds_a_bundle(result: EvaluationResult, bundle: Bundle) -> No
     assert told.map_threshold == result.segmentation.threshold
 
 
+def test_the_card_carries_the_intervals(result: EvaluationResult, bundle: Bundle) -> None:
+    assert result.calibration is not None
+    fit = Calibration(2.0, -1.0, ((1.9, -1.1), (2.2, -0.9)))
+    card = replace(result, calibration=replace(result.calibration, calibration=fit)).card()
+    assert Bundle(bundle.model, bundle.config, json.loads(json.dumps(card))).calibration == fit
+
+
 def test_the_oracle_is_never_worse_and_is_not_the_result(result: EvaluationResult) -> None:
     part = result.segmentation
     assert part is not None

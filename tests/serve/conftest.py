@@ -55,7 +55,7 @@ def bundle_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     config = registry.resolve(Config(vision=VisionConfig(resolution=128)))
     card = {
         "vocabulary": VOCABULARY,
-        "calibration": {"scale": 2.0, "bias": -0.5},
+        "calibration": {"scale": 2.0, "bias": -0.5, "replicates": [[1.8, -0.7], [1.9, -0.4], [2.1, -0.6], [2.2, -0.3]]},
         "map_threshold": 0.1,
         "metrics": {"classification": {"macro_auroc": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}}},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import logging
 import re
@@ -13,10 +14,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image as PillowImage
 from starlette.types import ASGIApp
 
 from rayzero.bundle import load_bundle
 from rayzero.config import override
+from rayzero.studies.files import read_image
 from rayzero.studies.sandbox import Sandbox
 from serve.api import create_api
 from serve.engine import Engine, ModelInput
@@ -61,6 +64,8 @@ def test_scores_boxes_and_maps_of_an_upload(http: TestClient) -> None:
     ]
     first = answer["results"][0]
     assert first["probability"] == pytest.approx(1 / (1 + np.exp(-(2.0 * first["logit"] - 0.5))), rel=1e-5)
+    low, high = first["probability_interval"]
+    assert 0 < low < first["probability"] < high < 1
     grid = np.frombuffer(base64.b64decode(first["map"]["values"]), "<f4")
     assert grid.size == np.prod(first["map"]["shape"])
     assert first["map"]["extent"] == [0, 0, 70, 90]
@@ -79,6 +84,25 @@ def test_an_image_is_encoded_once_and_named_by_its_id_afterwards(http: TestClien
     preview = http.get(first["image"]["preview"])
     assert preview.headers["content-type"] == "image/png"
     assert preview.headers["cache-control"] == "no-store"
+
+
+def test_a_film_is_windowed_from_its_stored_values(http: TestClient, film: bytes) -> None:
+    image = ask(http, film)["image"]
+    grey, stored = image["grey"], read_image(film).array()
+    assert (grey["lowest"], grey["highest"]) == (stored.min(), stored.max())
+    assert grey["highest"] > 255
+    own = http.get(image["preview"])
+    again = http.get(image["preview"], params={"level": grey["level"], "width": grey["width"]})
+    assert again.content == own.content
+    # One grey value apart at the full depth is black and white, which no window of eight bits can show.
+    middle = int(np.median(stored))
+    steps = http.get(image["preview"], params={"level": middle + 0.5, "width": 1})
+    shown = np.asarray(PillowImage.open(io.BytesIO(steps.content)))
+    assert shown.shape[0] < stored.shape[0]
+    assert shown.mean() / 255 == pytest.approx((stored > middle).mean(), abs=0.01)
+    for wrong in ({"level": 3}, {"width": 3}, {"level": 3, "width": 0}, {"level": "nan", "width": 3}):
+        refused = http.get(image["preview"], params=wrong)
+        assert (refused.status_code, refused.json()["type"]) == (422, "urn:rayzero:problem:invalid-request")
 
 
 def test_one_film_in_two_encodings_scores_the_same(http: TestClient, film: bytes, film_j2k: bytes) -> None:

@@ -57,6 +57,7 @@ def test_companions_count_as_they_do_in_evaluation(http: TestClient, model: Loca
     expected = bundle.score(bundle.encode_images([pixels], [present]), bundle.encode_prompts(["There is nodule"]))
     whole = ask(http, file=png(1), lateral=png(2), prior_frontal=png(3))
     alone = ask(http, file=png(1))
+    assert alone["results"][0]["probability_interval"] is None, "a bundle without calibration has none"
     assert whole["results"][0]["logit"] == pytest.approx(float(expected[0, 0]), abs=1e-5)
     assert alone["results"][0]["logit"] != pytest.approx(float(expected[0, 0]), abs=1e-4)
     assert set(whole["companions"]) == {"lateral", "prior_frontal"}

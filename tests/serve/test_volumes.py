@@ -111,6 +111,8 @@ def test_slices_are_drawn_with_the_front_up(http: TestClient, ct: CtVolume, ct_n
     # The spine is at the back, which is the lower half.
     assert picture[len(picture) // 2 :].max() > picture[: len(picture) // 3].max()
     assert http.get(image["slice_preview"].format(z=999)).status_code == 404
+    assert image["grey"] is None
+    assert http.get(image["preview"], params={"level": 40, "width": 400}).status_code == 422
     assert http.get(image["slice_preview"].format(z=z), params={"window": "soft"}).status_code == 422
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
+import numpy as np
 import pytest
+from gradio.state_holder import SessionState
+from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.serve.conftest import png
@@ -26,6 +32,14 @@ def test_an_example_shows_ranked_bars_and_a_map(page: Page) -> None:
     values = [int(m.get_attribute("aria-valuenow") or -1) for m in page.locator("#bars [role=meter]").all()]
     assert values == sorted(values, reverse=True)
     expect(page.locator("#bars")).to_contain_text("calibrated on validation studies")
+    # Each with its interval: a whisker that holds the end of the bar, the same in words.
+    for row in page.locator("#bars li").all():
+        bar, whisker = row.locator(".rz-meter > i").bounding_box(), row.locator(".rz-whisker").bounding_box()
+        assert bar is not None
+        assert whisker is not None
+        assert whisker["x"] - 1 <= bar["x"] + bar["width"] <= whisker["x"] + whisker["width"] + 1
+        expect(row.locator("[role=meter]")).to_have_attribute("aria-valuetext", re.compile("95% interval"))
+        expect(row.locator(".rz-interval")).to_have_text(re.compile(r"^\d+ to \d+%$"))
     expect(page.locator("#view .rz-base")).to_have_count(2)
     expect(page.get_by_text("Research use only").first).to_be_visible()
     shoot(page, "query")
@@ -44,12 +58,55 @@ def test_controls_redraw_without_asking_the_server_again(page: Page, host: Host)
     page.locator("#opacity input[type=range]").focus()
     page.keyboard.press("Home")
     expect(over).to_have_css("opacity", "0")
-    page.locator("#width input[type=range]").focus()
-    page.keyboard.press("Home")
-    expect(page.locator("#rz-window feFuncR")).to_have_attribute("slope", "256")
     page.locator("#bars button").last.click()
     expect(page.locator("#view figcaption").last).to_contain_text(page.locator("#bars button").last.inner_text())
     assert host.queries == asked
+
+
+def test_a_films_window_is_cut_from_its_stored_values(page: Page, host: Host) -> None:
+    pick(page, 0)
+    asked = host.queries
+    base = page.locator("#view .rz-base").last
+    own = base.get_attribute("src") or ""
+    width = page.locator("#width input[type=range]")
+    widest = width.get_attribute("max") or "0"
+    assert int(widest) > 256, "the film has more than 8 bits"
+    level, before = (page.locator(f"{one} input[type=number]").input_value() for one in ("#level", "#width"))
+    _value(page, "#width", "200")
+    expect(base).not_to_have_attribute("src", own, timeout=10_000)
+    narrow = base.get_attribute("src") or ""
+    with page.expect_download(timeout=30_000) as download:
+        page.locator("#save-png").click()
+    saved = Image.open(download.value.path()).convert("L")
+    shades = np.bincount(np.asarray(saved)[14:600, 14:600].ravel(), minlength=256)
+    assert shades[[0, 255]].sum() > 0, "a narrow window has black and white"
+    # Another question about the image leaves its window; the file's own comes back with its values.
+    page.locator("#findings textarea").fill("mass")
+    page.locator("#ask").click()
+    expect(page.locator("#bars li")).to_have_count(1, timeout=20_000)
+    expect(base).to_have_attribute("src", narrow)
+    page.locator("#own-window").click()
+    expect(page.locator("#width input[type=number]")).to_have_value(before)
+    expect(base).to_have_attribute("src", own, timeout=10_000)
+    assert page.locator("#level input[type=number]").input_value() == level
+    assert host.queries == asked + 1
+    pick(page, 1)
+    expect(width).not_to_have_attribute("max", widest)
+
+
+def test_a_number_beyond_its_slider_is_held_to_it(page: Page) -> None:
+    pick(page)
+    number = page.locator("#threshold input[type=number]")
+    before = number.input_value()
+    for typed, held in (("7", "1"), ("-3", "0")):
+        _value(page, "#threshold", typed)
+        expect(number).to_have_value(held)
+    number.fill("")
+    number.blur()
+    expect(number).to_have_value("0")
+    _value(page, "#threshold", before)
+    page.wait_for_timeout(500)
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
 
 
 def test_labels_of_several_findings_come_with_a_legend(page: Page) -> None:
@@ -104,8 +161,6 @@ def test_a_further_finding_is_proposed_and_sends_no_image_again(page: Page, host
 def test_png_and_jpeg_are_read(page: Page) -> None:
     from io import BytesIO
 
-    from PIL import Image
-
     jpeg = BytesIO()
     Image.open(BytesIO(png(5))).save(jpeg, "JPEG")
     for name, data in (("a.png", png(4)), ("b.jpg", jpeg.getvalue())):
@@ -139,6 +194,7 @@ def test_further_films_of_a_study_go_to_a_model_that_reads_them(page: Page, host
     page.locator("#model input").click()
     page.get_by_role("option", name="studies").click()
     expect(page.locator("#bars")).to_contain_text("studies", timeout=20_000)
+    expect(page.locator("#bars .rz-whisker")).to_have_count(0)
     page.get_by_role("button", name="Further films of this study").click()
     asked = host.queries
     drop(page, "side.png", png(9), "#lateral")
@@ -170,6 +226,24 @@ def test_two_readers_do_not_see_each_other(page: Page, context: BrowserContext, 
     tab(other, "Retrieve")
     expect(page.get_by_role("tab", name="Query")).to_have_attribute("aria-selected", "true")
     other.close()
+
+
+def test_a_session_that_was_forgotten_begins_anew(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = SessionState.__getitem__
+
+    def forgotten(state: SessionState, key: int) -> Any:
+        # What Gradio does with a state after its time to live.
+        if isinstance(state.blocks_config.blocks[key], gr.State):
+            state.state_data.pop(key, None)
+        return known(state, key)
+
+    pick(page)
+    monkeypatch.setattr(SessionState, "__getitem__", forgotten)
+    page.locator("#ask").click()
+    expect(page.get_by_role("alert")).to_contain_text("forgets a session", timeout=10_000)
+    monkeypatch.undo()
+    pick(page, 2)
+    expect(page.locator("#view figcaption").first).to_contain_text("Noise 2")
 
 
 def test_a_late_answer_does_not_replace_a_newer_one(page: Page, host: Host) -> None:

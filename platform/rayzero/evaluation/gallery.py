@@ -14,7 +14,6 @@ from contourpy import contour_generator
 from PIL import Image as PillowImage
 
 from rayzero.evaluation.metrics import segmentation as dice
-from rayzero.evaluation.metrics.calibration import probabilities
 from rayzero.evaluation.metrics.retrieval import distinct_ranks
 from rayzero.evaluation.records import Float32, ImageScores, Localised
 from rayzero.evaluation.result import EvaluationResult
@@ -139,7 +138,7 @@ def _detail(result: EvaluationResult, one: ImageScores, region: Localised) -> st
     words = [] if region.section is None else [f"slice {region.section} of {one.size[0]}"]
     if result.calibration:
         logit = one.logits[result.scored.findings.index(region.finding)]
-        words.append(f"probability {float(probabilities(logit, result.calibration.calibration)):.2f}")
+        words.append(f"probability {float(result.calibration.calibration.probability(logit)):.2f}")
     if result.segmentation and region.histograms is not None and region.histograms.positive:
         index = int(np.argmin(np.abs(dice.THRESHOLDS - result.segmentation.threshold)))
         words.append(f"Dice {dice.dice_at_thresholds(region.histograms)[index]:.2f}")

@@ -153,6 +153,8 @@ class EvaluationResult:
         if self.calibration:
             fit = self.calibration.calibration
             out["calibration"] = {"scale": fit.scale, "bias": fit.bias}
+            if fit.replicates:
+                out["calibration"]["replicates"] = [list(pair) for pair in fit.replicates]
         if self.segmentation:
             out["map_threshold"] = self.segmentation.threshold
         return out
@@ -197,6 +199,7 @@ def _calibration(part: CalibrationFit) -> dict[str, Any]:
         "scale": part.calibration.scale,
         "bias": part.calibration.bias,
         "fitted_on_pairs": part.fitted_on,
+        "replicates": len(part.calibration.replicates),
         "expected_calibration_error": part.calibrated.expected_error,
         "expected_calibration_error_uncalibrated": part.raw.expected_error,
     }

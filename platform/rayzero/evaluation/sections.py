@@ -159,7 +159,8 @@ def classification(scored: Scored, bootstrap: Bootstrap, groups: Groups) -> Clas
 def calibration(validation: Scored, test: Scored) -> CalibrationFit:
     """Platt scaling on the (image, finding) pairs of validation findings that have both labels there.
 
-    A finding that never occurs in validation would only teach the scale that its logits mean nothing.
+    A finding that never occurs in validation would only teach the scale that its logits mean nothing. Fits on draws
+    of the validation patients are kept for intervals of the probabilities.
     """
     labels = validation.labels
     usable = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
@@ -169,10 +170,12 @@ def calibration(validation: Scored, test: Scored) -> CalibrationFit:
             "there; ingest more validation studies"
         )
     logits, truth = _pairs(validation.logits[:, usable], labels[:, usable])
-    fit = platt.fit_platt(logits, truth)
+    rows, _ = np.nonzero(labels[:, usable] != MASKED)
+    patients = validation.patients
+    fit = platt.fit_with_replicates(logits, truth, [patients[row] for row in rows])
     tested, answers = _pairs(test.logits, test.labels)
-    raw = platt.reliability(platt.probabilities(tested, Calibration()), answers)
-    return CalibrationFit(fit, len(logits), raw, platt.reliability(platt.probabilities(tested, fit), answers))
+    raw = platt.reliability(Calibration().probability(tested), answers)
+    return CalibrationFit(fit, len(logits), raw, platt.reliability(fit.probability(tested), answers))
 
 
 def grounding(scored: Scored, bootstrap: Bootstrap, groups: Groups) -> Grounding:

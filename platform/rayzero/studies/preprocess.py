@@ -74,13 +74,20 @@ def to_unit(image: Image, intensity: Intensity) -> Float:
     if intensity in ("carzero", "minmax"):
         unit = _stretch(pixels, float(pixels.min()), float(pixels.max()))
         return _equalise(unit) if intensity == "carzero" else unit
-    if len(image.window) != 2:
-        return _stretch(pixels, *(float(value) for value in np.percentile(pixels, (0.5, 99.5))))
-    centre, width = image.window
+    centre, width = display_window(image)
     unit = _stretch(pixels, centre - width / 2, centre + width / 2)
     if not image.curve:
         return unit
     return np.interp(unit, np.linspace(0, 1, len(image.curve)), image.curve).astype(np.float32)
+
+
+def display_window(image: Image) -> tuple[float, float]:
+    """Centre and width, in stored values, of the file's window, or of the 0.5th to 99.5th percentile without one."""
+    if len(image.window) == 2:
+        centre, width = image.window
+        return centre, width
+    low, high = (float(value) for value in np.percentile(image.array(), (0.5, 99.5)))
+    return (low + high) / 2, high - low
 
 
 def _stretch(pixels: np.ndarray[Any, Any], low: float, high: float) -> Float:
