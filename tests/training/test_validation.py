@@ -15,18 +15,18 @@ from rayzero.config import Config, load_config
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, write_lake
 from rayzero.studies.loading import lake_source
-from rayzero.training.run import _check_monitor
+from rayzero.training.run import check_monitor
 from rayzero.training.validation import validate
 from tests.encoders.tiny import tiny_bert
 from tests.toys import toy_study
 
 
-def lake_of(folder: Path, *labelled: bool) -> Lake:
-    """A lake whose validation studies are ``labelled`` or not, a row group each."""
+def lake_of(folder: Path, *labelled: bool, first: int = 0) -> Lake:
+    """A lake whose validation studies, from number ``first`` on, are ``labelled`` or not."""
     studies = [toy_study(0, "train")]
-    for index, known in enumerate(labelled):
+    for index, known in enumerate(labelled, start=first):
         study = toy_study(index, "validation")
-        studies.append(study if known else replace(study, labels={}))
+        studies.append(study if known else replace(study, labels={}, regions=()))
     return write_lake(str(folder), studies)
 
 
@@ -39,10 +39,10 @@ def built(folder: Path, *changes: str) -> tuple[AlignmentModel, Config]:
 
 
 def test_studies_without_labels_leave_the_figures_to_the_others(tmp_path: Path) -> None:
-    model, config = built(tmp_path)
+    model, config = built(tmp_path, "training.retrieval_studies=0")
     labelled, mixed, silent = (
-        lake_source(lake_of(tmp_path / name, *known), "validation", config.data, 64)
-        for name, known in (("labelled", [True] * 4), ("mixed", [True] * 4), ("silent", [False] * 3))
+        lake_source(lake_of(tmp_path / name, *known, first=first), "validation", config.data, 64)
+        for name, known, first in (("labelled", [True] * 4, 0), ("mixed", [True] * 4, 0), ("silent", [False] * 3, 4))
     )
     # Row groups of two lakes: one with labels, one without any.
     mixed = replace(mixed, row_groups=mixed.row_groups + silent.row_groups)
@@ -58,12 +58,12 @@ def test_studies_without_labels_leave_the_figures_to_the_others(tmp_path: Path) 
 def test_what_follows_a_figure_that_there_is_not_is_refused(tmp_path: Path, change: str) -> None:
     silent, known = lake_of(tmp_path / "silent", True, False), lake_of(tmp_path / "known", True, True)
     with pytest.raises(LakeError, match=r"no finding is labelled present .* set training\.monitor=loss"):
-        _check_monitor(load_config(None, [change]), silent)
-    _check_monitor(load_config(None, [change, "training.monitor=loss"]), silent)
-    _check_monitor(load_config(None, []), silent)
-    _check_monitor(load_config(None, [change]), known)
+        check_monitor(load_config(None, [change]), silent)
+    check_monitor(load_config(None, [change, "training.monitor=loss"]), silent)
+    check_monitor(load_config(None, []), silent)
+    check_monitor(load_config(None, [change]), known)
     with pytest.raises(LakeError, match="needs a validation split"):
-        _check_monitor(load_config(None, [change]), write_lake(str(tmp_path / "none"), [toy_study(0, "train")]))
+        check_monitor(load_config(None, [change]), write_lake(str(tmp_path / "none"), [toy_study(0, "train")]))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
