@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from rayzero.alignment import registry
-from rayzero.alignment.base import AlignmentModel
+from rayzero.alignment.base import AlignmentModel, TextFeatures
 from rayzero.bundle import Bundle
 from rayzero.config import Config, ConfigError, TrainingConfig, dump_yaml, load_config
 from rayzero.evaluation import sections
@@ -130,7 +130,12 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.M
     model, config = built(tmp_path, "training.retrieval_studies=12")
     encoded: list[str] = []
     encode = model.encode_prompts
-    monkeypatch.setattr(model, "encode_prompts", lambda texts: encoded.extend(texts) or encode(texts))
+
+    def spied(texts: list[str]) -> TextFeatures:
+        encoded.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(model, "encode_prompts", spied)
     source = lake_source(lake, "validation", config.data, 64)
     assert len(source.row_groups) == 3
     alone = validate(model, source, config, rank=0, world_size=1)
