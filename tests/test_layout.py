@@ -19,12 +19,13 @@ ROOMS = {
     "reports": set(),
     "phantom": set(),
     "ops": set(),
+    "metrics": set(),
     "encoders": set(),
     "alignment": {"encoders", "ops"},
     "bundle": {"alignment", "studies"},
     "index": {"alignment"},
-    "training": {"alignment", "bundle", "encoders", "ops", "studies"},
-    "evaluation": {"alignment", "bundle", "phantom", "studies"},
+    "training": {"alignment", "bundle", "encoders", "metrics", "ops", "studies"},
+    "evaluation": {"alignment", "bundle", "metrics", "phantom", "studies"},
 }
 CONTRACT = {"rayzero.studies", "rayzero.studies.study"}
 # Third-party packages that only some rooms may import.

@@ -17,6 +17,8 @@ from tune.budget import Budget
 from tune.space import Objective
 from tune.study import IMAGES_PER_SECOND
 
+NO_FIGURES = "its figures are not numbers"
+"""Why a trial failed that ended without an error."""
 _STATES: Mapping[TrialState, Literal["complete", "stopped", "failed", "unfinished"]] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
@@ -194,7 +196,7 @@ def _trial(frozen: FrozenTrial, error: str) -> Trial:
         images_per_second=kept.get(IMAGES_PER_SECOND),
         curve=points,
         run_folder=kept.get("run_folder", ""),
-        error=error,
+        error=error or kept.get("error", ""),
     )
 
 

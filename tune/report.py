@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from rayzero.config import Config, dump_yaml
 from tune import charts
-from tune.answer import SweepResult
+from tune.answer import NO_FIGURES, SweepResult
 
 
 def report_files(result: SweepResult, *, command: str) -> dict[str, str]:
@@ -54,6 +54,7 @@ def render_html(result: SweepResult, *, command: str) -> str:
         slices=[Markup(charts.slice_of(result, name)) for name in names if _varies(result, name)],
         seconds=sum(trial.seconds for trial in result.trials),
         command=command,
+        no_figures=NO_FIGURES,
     )
 
 

@@ -7,6 +7,7 @@ Ray Tune asks it for parameters through ``StudySearch`` and leaves every decisio
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +32,9 @@ FINISHED = "finished"
 IMAGES_PER_SECOND = "images_per_second"
 
 # What is kept of a trial beside its parameters and values.
-_KEPT = ("step", "images_seen", IMAGES_PER_SECOND, "time_total_s", "run_folder")
+_KEPT = ("step", "images_seen", IMAGES_PER_SECOND, "time_total_s", "run_folder", "error")
+# An error is a line of a table; the run folder has the rest.
+_ERROR_LENGTH = 300
 _CONNECT_SECONDS = 10
 
 
@@ -139,6 +142,11 @@ def _pruner(halving: Halving | None, budget: Budget) -> optuna.pruners.BasePrune
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=budget.unit, reduction_factor=halving.reduction)
 
 
+def one_line(error: str) -> str:
+    """``error`` without line breaks, and cut where it is very long."""
+    return textwrap.shorten(error, _ERROR_LENGTH, placeholder=" ...")
+
+
 def unfinished(study: optuna.Study) -> list[int]:
     """Numbers of trials that a killed driver, or one whose time was up, left running."""
     return [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
@@ -226,7 +234,7 @@ class StudySearch(Searcher):
     def _keep(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
         for name in _KEPT:
             if name in result:
-                trial.set_user_attr(name, result[name])
+                trial.set_user_attr(name, one_line(result[name]) if name == "error" else result[name])
 
     def _is_told(self, trial: optuna.Trial) -> bool:
         return self._study.get_trials(deepcopy=False)[trial.number].state.is_finished()

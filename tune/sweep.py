@@ -10,7 +10,7 @@ import argparse
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +31,9 @@ from rayzero.studies.study import Split
 from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
-from rayzero.training.run import absolute, open_training_lake, pretrain
-from tune.answer import SweepResult, Trial, collect
+from rayzero.training.run import absent_figure, absolute, check_monitor, open_training_lake, pretrain
+from rayzero.training.zero_shot import FIGURES
+from tune.answer import NO_FIGURES, SweepResult, Trial, collect
 from tune.budget import Budget, plan
 from tune.report import preset_text, report_files
 from tune.space import Choice, Parameters, Space, load_space
@@ -42,6 +43,7 @@ from tune.study import (
     StudyScheduler,
     StudySearch,
     begun,
+    one_line,
     open_storage,
     open_study,
     shown,
@@ -110,7 +112,7 @@ def _check_objectives(space: Space, base: Config) -> None:
     known = ["loss", IMAGES_PER_SECOND, "time_total_s"]
     answers = registry.find_system(base).answers
     if answers:
-        known.append("validation/macro_auroc")
+        known += [f"validation/{name}" for name in FIGURES]
     if base.training.monitor == "loss" or not answers:
         known.append("validation/loss")
     for objective in space.objectives:
@@ -213,7 +215,9 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
     )
     grid = tuner.fit()
     results = [grid[index] for index in range(len(grid))]
-    errors = {str((one.config or {})[NUMBER]): last_line(one.error) for one in results if one.error is not None}
+    errors = {
+        str((one.config or {})[NUMBER]): one_line(last_line(one.error)) for one in results if one.error is not None
+    }
     study.set_user_attr("errors", {**study.user_attrs.get("errors", {}), **errors})
 
 
@@ -275,6 +279,13 @@ def _open_lake(sweep: Sweep) -> Lake:
         raise ConfigError(
             f"objective {metrics[0]!r}: the lake {lake.url} has no validation split, so no run reports it"
         )
+    for metric in metrics:
+        figure = metric.removeprefix("validation/")
+        problem = absent_figure(figure, base, lake) if figure in FIGURES else None
+        if problem:
+            raise ConfigError(f"objective {metric!r} is reported by no run on the lake {lake.url}: {problem}")
+    # Every trial would be refused so.
+    check_monitor(base, lake)
     return lake
 
 
@@ -314,6 +325,11 @@ def describe(trial: Trial, metrics: Sequence[str]) -> str:
     return f"trial {trial.number}  {figures}  {trial.parameters}"
 
 
+def failures(trials: Iterable[Trial]) -> list[str]:
+    """A line for each of the failed ``trials``: why."""
+    return [f"failed  trial {trial.number}: {trial.error or NO_FIGURES}" for trial in trials]
+
+
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments`` and sweep."""
     parser = argparse.ArgumentParser(prog="python -m tune.sweep", description=__doc__.split("\n")[0])
@@ -331,6 +347,8 @@ def run(arguments: Sequence[str]) -> None:
     print(f"best    {describe(result.best, [objective.metric for objective in result.objectives])}")
     if left := len(result.of("unfinished")) + result.repeats_left:
         print(f"left    {left} trials were put off; --resume continues them")
+    for line in failures(result.of("failed")):
+        print(line)
     print(f"report  {sweep.folder}/report.html\npreset  {sweep.folder}/best.yaml")
     print(f"trials  optuna-dashboard {shown(sweep.database)}\n        tensorboard --logdir {sweep.folder}/tune")
     if options.train_winner:

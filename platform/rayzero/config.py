@@ -159,8 +159,18 @@ class TrainingConfig(Settings):
     schedule_epochs: int = Field(0, ge=0, description="Epochs at which the cosine reaches 0; 0 is at the run's end")
     plateau_factor: float = Field(0.5, gt=0.0, lt=1.0)
     plateau_patience: int = Field(5, ge=0)
-    monitor: Literal["macro_auroc", "loss"] = Field(
+    monitor: Literal[
+        "macro_auroc",
+        "pointing_accuracy",
+        "report_recall_at_1",
+        "report_recall_at_5",
+        "report_recall_at_10",
+        "loss",
+    ] = Field(
         "macro_auroc", description="Validation figure that plateau, early stopping and the best checkpoint follow"
+    )
+    retrieval_studies: int = Field(
+        200, ge=0, description="Validation studies among which images look for their reports; 0 leaves retrieval out"
     )
     early_stopping: int = Field(0, ge=0, description="Validations without progress that end the run; 0 never does")
     gradient_clip: float = Field(1.0, ge=0.0, description="Global gradient norm; 0 turns clipping off")

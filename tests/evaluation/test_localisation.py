@@ -9,7 +9,6 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from rayzero.evaluation.metrics import segmentation
-from rayzero.evaluation.metrics.grounding import box_share, boxes_mask, contrast, first_peak, inside_any
 from rayzero.evaluation.metrics.segmentation import (
     CUTS,
     PROBABILITIES,
@@ -23,6 +22,7 @@ from rayzero.evaluation.metrics.segmentation import (
     pixel_auroc,
     whole_image_dice,
 )
+from rayzero.metrics.grounding import box_share, boxes_mask, contrast, first_peak, inside_any
 
 
 @pytest.mark.parametrize(

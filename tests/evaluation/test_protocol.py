@@ -12,11 +12,11 @@ from sklearn.metrics import roc_auc_score
 from rayzero.bundle import Bundle, Calibration
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import InProcess, OnRay
-from rayzero.evaluation.metrics.grounding import first_peak, inside_any
 from rayzero.evaluation.protocols.registry import find_protocol
 from rayzero.evaluation.records import Task, from_table, to_table
 from rayzero.evaluation.report import write_report
 from rayzero.evaluation.result import EvaluationResult
+from rayzero.metrics.grounding import first_peak, inside_any
 from rayzero.studies.lake import Lake, write_lake
 from rayzero.studies.study import Study
 from tests.evaluation.lakes import FINDINGS, make_lake, studies

@@ -32,6 +32,7 @@ from rayzero.training.export import export_run
 from rayzero.training.manifest import list_stored
 from rayzero.training.nonfinite import NonFiniteError
 from rayzero.training.run import TrainingResult, pretrain
+from rayzero.training.zero_shot import FIGURES
 from tests.studies.faulty_store import faulty_store
 from tests.toys import toy_lake
 
@@ -82,7 +83,10 @@ def test_it_learns_and_leaves_a_run_folder(finished: TrainingResult, root: Path)
     assert json.loads((folder / "environment.json").read_text())["lake"]["fingerprint"]
     tags = EventAccumulator(str(folder / "tensorboard")).Reload().Tags()
     logged = {f"train/{name}" for name in ("loss", "temperature", "data_wait", "checkpoint_wait", "memory_gib")}
+    logged |= {f"validation/{name}" for name in FIGURES}
     assert logged <= set(tags["scalars"])
+    # From cached features, whose regions and reports are read in the lake.
+    assert all(0 <= finished.metrics[f"validation/{name}"] <= 1 for name in FIGURES)
     assert tags["images"] == ["maps/lung nodule", "maps/pleural effusion"]
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-00000008", "checkpoint-00000012"]
 

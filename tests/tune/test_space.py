@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
 from rayzero.config import ConfigError, override
+from rayzero.studies.lake import write_lake
+from tests.toys import toy_study
 from tune.budget import Budget, plan
 from tune.space import Halving, load_space
-from tune.sweep import Sweep, prepare
+from tune.sweep import Sweep, _open_lake, prepare
 from tune.trial import trial_config
 
 SPACES = Path(__file__).parents[2] / "tune" / "spaces"
@@ -108,6 +111,24 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(
     assert str(caught.value).startswith(f"database {url.replace('secret', '***')}: ")
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("figure", ["pointing_accuracy", "report_recall_at_1", "report_recall_at_5"])
+def test_an_objective_that_the_lake_cannot_give_is_refused_before_any_trial(figure: str, tmp_path: Path) -> None:
+    space = f"parameters: {{{TEMPERATURE}}}\nobjectives: [{{metric: validation/{figure}}}]"
+    silent = replace(toy_study(1, "validation"), regions=(), sentences=())
+    for name, study in (("silent", silent), ("known", toy_study(1, "validation"))):
+        write_lake(f"{tmp_path}/{name}", [toy_study(0, "train"), study, replace(study, study_id="other")])
+    (tmp_path / "space.yaml").write_text(f"preset: quickstart\n{space}\n")
+    sweep = prepare(load_space(tmp_path / "space.yaml"), "small", [f"data.lake={tmp_path}/silent"])
+    with pytest.raises(ConfigError, match=rf"'validation/{figure}' is reported by no run on the lake .*silent"):
+        _open_lake(sweep)
+    sweep = prepare(load_space(tmp_path / "space.yaml"), "small", [f"data.lake={tmp_path}/known"])
+    if figure == "report_recall_at_5":
+        with pytest.raises(ConfigError, match="2 studies of the validation split have report sentences"):
+            _open_lake(sweep)
+    else:
+        _open_lake(sweep)
 
 
 def test_a_missing_file_and_remote_storage_are_named(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 from optuna.trial import TrialState
 
 from rayzero.config import Config, ConfigError, load_config, override
+from tune.answer import collect
 from tune.budget import Budget
 from tune.space import Choice, FloatRange, Halving, Objective, Space
 from tune.study import FINISHED, NUMBER, StudySearch, begun, open_storage, open_study, unfinished
+from tune.sweep import failures
 
 AUROC = "validation/macro_auroc"
 BUDGET = Budget(images=900, unit=100)
@@ -98,6 +100,27 @@ def test_failures_and_figures_that_are_no_numbers_are_told_as_failed(tmp_path: P
     search.receive("b", report(float("nan"), 900, **{FINISHED: True}))
     search.on_trial_complete("c", report(0.5, 100))  # cut off by the time budget
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_a_failed_trial_keeps_its_error_as_one_line(tmp_path: Path) -> None:
+    study = study_at(tmp_path)
+    search = StudySearch(study, SPACE, BUDGET)
+    for name in "abc":
+        search.suggest(name)
+    error = "run 'trial-0000' stopped: loss is not a number\n  at step 7"
+    search.receive("a", {"run_folder": "trials/trial-0000", "error": error, FINISHED: True})
+    search.receive("b", {"error": "a line " * 200, FINISHED: True})
+    search.receive("c", report(float("nan"), 900, **{FINISHED: True}))
+    found = {trial.number: trial for trial in collect(study_at(tmp_path, resume=True), SPACE.objectives, BUDGET).trials}
+    assert found[0].state == found[1].state == found[2].state == "failed"
+    assert found[0].error == "run 'trial-0000' stopped: loss is not a number at step 7"
+    assert len(found[1].error) <= 300
+    assert found[1].error.endswith(" ...")
+    assert failures(found.values()) == [
+        f"failed  trial 0: {found[0].error}",
+        f"failed  trial 1: {found[1].error}",
+        "failed  trial 2: its figures are not numbers",
+    ]
 
 
 def test_several_objectives_are_told_together(tmp_path: Path) -> None:

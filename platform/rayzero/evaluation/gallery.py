@@ -14,10 +14,10 @@ from contourpy import contour_generator
 from PIL import Image as PillowImage
 
 from rayzero.evaluation.metrics import segmentation as dice
-from rayzero.evaluation.metrics.retrieval import distinct_ranks
 from rayzero.evaluation.records import Float32, ImageScores, Localised
 from rayzero.evaluation.result import EvaluationResult
 from rayzero.evaluation.sections import Retrieval
+from rayzero.metrics.retrieval import distinct_ranks
 from rayzero.studies.preprocess import Geometry
 
 _HEAT_ALPHA = 0.6

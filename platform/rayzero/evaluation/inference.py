@@ -20,11 +20,11 @@ from rayzero.bundle import AnyGeometry, Bundle, load_bundle
 from rayzero.config import Config
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.kept import Kept
-from rayzero.evaluation.metrics.grounding import box_share, boxes_mask, contrast, first_peak, inside_any
 from rayzero.evaluation.metrics.segmentation import histograms
 from rayzero.evaluation.metrics.semantic import Assigned, assign
 from rayzero.evaluation.pictures import radiograph_picture, section_picture
 from rayzero.evaluation.records import SCHEMA, Float32, ImageScores, Localised, Task, from_table, to_table
+from rayzero.metrics.grounding import box_share, boxes_mask, contrast, first_peak, pointing_hit
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, RowGroup, read_row_group
 from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
@@ -278,11 +278,11 @@ def _compare(
     if union is None and filled and values.ndim == 2:
         union = boxes_mask(boxes, *values.shape, truncate=not contrasted)
     peak = first_peak(values)
-    hit, chance = None, None
+    hit, chance = pointing_hit(peak, boxes, union if masks else None), None
     if boxes:
-        hit, chance = inside_any(peak, boxes), box_share(boxes, *values.shape)
+        chance = box_share(boxes, *values.shape)
     elif masks and union is not None:
-        hit, chance = bool(union[peak[::-1]]), float(union.mean())
+        chance = float(union.mean())
     found = Localised(
         finding=finding,
         peak=peak,

@@ -11,12 +11,13 @@ import numpy as np
 
 from rayzero.evaluation.benchmark import Benchmark, Measured
 from rayzero.evaluation.errors import EvaluationError
-from rayzero.evaluation.metrics import operating, retrieval
+from rayzero.evaluation.metrics import operating
 from rayzero.evaluation.metrics import segmentation as dice
 from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, Float, macro
 from rayzero.evaluation.metrics.classification import MASKED, classify, micro_areas, prevalence_weighted
 from rayzero.evaluation.result import Figure
 from rayzero.evaluation.sections import Scored
+from rayzero.metrics import retrieval
 
 ORACLE = "oracle: chosen on the evaluated images themselves"
 _VALIDATED = "chosen on validation images"

@@ -9,12 +9,12 @@ import numpy as np
 from rayzero.evaluation.benchmark import Benchmark, Measured
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.measures import first_labels, precision_figures, referenced
-from rayzero.evaluation.metrics import retrieval
 from rayzero.evaluation.metrics.bootstrap import Bootstrap, Float
 from rayzero.evaluation.records import ImageScores
 from rayzero.evaluation.result import Figure
 from rayzero.evaluation.sections import DIRECTIONS, Scored
 from rayzero.evaluation.truth import Truth
+from rayzero.metrics import retrieval
 from rayzero.studies.study import Study
 
 _KINDS = {"instance": "paired item", "distinct": "distinct reports"}

@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from rayzero.evaluation import charts, gallery
 from rayzero.evaluation.metrics.bootstrap import Estimate
-from rayzero.evaluation.metrics.retrieval import CUTOFFS
 from rayzero.evaluation.result import EvaluationResult
 from rayzero.evaluation.sections import DIRECTIONS
+from rayzero.metrics.retrieval import CUTOFFS
 from rayzero.storage import open_url
 
 _RETRIEVAL_EXAMPLES = 4

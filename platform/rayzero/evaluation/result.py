@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from rayzero.evaluation.metrics.bootstrap import CONFIDENCE, Estimate
 from rayzero.evaluation.metrics.classification import Classification
-from rayzero.evaluation.metrics.retrieval import CUTOFFS
 from rayzero.evaluation.progression import Progression
 from rayzero.evaluation.sections import (
     CalibrationFit,
@@ -20,6 +19,7 @@ from rayzero.evaluation.sections import (
     Segmentation,
     SemanticSegmentation,
 )
+from rayzero.metrics.retrieval import CUTOFFS
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 from rayzero.bundle import Calibration
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.metrics import calibration as platt
-from rayzero.evaluation.metrics import retrieval as ranking
 from rayzero.evaluation.metrics import segmentation as dice
 from rayzero.evaluation.metrics import semantic
 from rayzero.evaluation.metrics.bootstrap import Bootstrap, Estimate, Float, estimate, macro, mean_defined
 from rayzero.evaluation.metrics.classification import MASKED, Classification, Labels, classify
 from rayzero.evaluation.records import ImageScores
-from rayzero.evaluation.truth import Truth, sentences_of
+from rayzero.evaluation.truth import Truth
+from rayzero.metrics import retrieval as ranking
 
 Groups = Mapping[str, Sequence[str]]
 
@@ -271,7 +271,7 @@ def retrieval(scored: Scored, bootstrap: Bootstrap) -> Retrieval:
     first: dict[str, ImageScores] = {}
     for one in scored.images:
         first.setdefault(one.study_id, one)
-    pairs = [(one, sentences_of(scored.truth.studies[name])) for name, one in first.items()]
+    pairs = [(one, scored.truth.studies[name].said) for name, one in first.items()]
     pairs = [(one, report) for one, report in pairs if report]
     if len(pairs) < 2:
         raise EvaluationError(

@@ -39,7 +39,7 @@ class Truth:
     @property
     def sentences(self) -> tuple[str, ...]:
         """Every distinct report sentence, in alphabetical order."""
-        return tuple(sorted({text for study in self.studies.values() for text in sentences_of(study)}))
+        return tuple(sorted({text for study in self.studies.values() for text in study.said}))
 
     def labels(self, study_ids: Sequence[str], findings: Sequence[str]) -> Labels:
         """Labels (N, C) of the studies: 1, 0, or MASKED where uncertain or not given.
@@ -77,11 +77,6 @@ def read_truth(lake: Lake, *splits: str) -> Truth:
     studies = lake.read(splits=splits, columns=("labels", "sentences", "regions", "report", "prior_study_id"))
     named = " + ".join(map(repr, splits))
     return Truth({study.study_id: study for study in studies}, f"split {named} of the lake at {lake.url}", images)
-
-
-def sentences_of(study: Study) -> frozenset[str]:
-    """A study's report as the set of its minimal sentences."""
-    return frozenset(sentence.text for sentence in study.sentences if sentence.text.strip())
 
 
 def _label(study: Study, finding: str) -> int:

@@ -7,7 +7,7 @@ The two are interchangeable everywhere downstream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from rayzero.config import Companion, DataConfig, Input
 from rayzero.reports.extraction.styles import NORMAL
-from rayzero.studies.preprocess import prepare
+from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.study import Image, Study, View
-from rayzero.studies.volume_preprocess import prepare_volume
+from rayzero.studies.volume_preprocess import VolumeGeometry, prepare_volume
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 FindStudy = Callable[[str], Study | None]
@@ -124,6 +124,18 @@ def stacked(examples: pa.Table) -> Array:
 def stacked_pixels(examples: pa.Table) -> Array | None:
     """The images kept beside cached features as one float32 array (B, ...), or None where none were kept."""
     return None if examples.column("pixels").null_count else _stack(examples, "pixels", "pixels_shape")
+
+
+def geometry_of(shape: Sequence[int], spacing_mm: Sequence[float], data: DataConfig) -> Geometry | VolumeGeometry:
+    """How an image of ``shape`` and ``spacing_mm`` is laid on the input, told without pixels; of a study, the frontal.
+
+    Raises ValueError for a radiograph where ``data.input`` is a volume, and the other way round.
+    """
+    if data.input == "volume":
+        (depth, height, width), (z, y, x) = shape, spacing_mm
+        return VolumeGeometry((depth, height, width), (z, y, x), data.volume_shape, data.volume_spacing_mm)
+    height, width = shape
+    return Geometry(height, width, data.geometry)
 
 
 def _stack(examples: pa.Table, data: str, shape: str) -> Array:

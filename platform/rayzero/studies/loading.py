@@ -35,7 +35,7 @@ class Source:
     """Row groups to stream: of a lake, whose studies are prepared on the way, or of examples already prepared.
 
     ``num_rows`` of each row group counts the examples that it yields. ``priors`` tells where their prior studies
-    are, when examples are studies.
+    are, when examples are studies. ``studies`` are the row groups of the lake that prepared examples were made from.
     """
 
     row_groups: tuple[RowGroup, ...]
@@ -45,6 +45,7 @@ class Source:
     prepared: bool
     priors: PriorGroups = field(default_factory=dict)
     with_text: bool = False
+    studies: tuple[RowGroup, ...] = ()
 
     @property
     def num_rows(self) -> int:

@@ -164,6 +164,11 @@ class Study:
         """The first image of ``view``, or None."""
         return next((image for image in self.images if image.view == view), None)
 
+    @property
+    def said(self) -> frozenset[str]:
+        """The report as the set of its minimal sentences."""
+        return frozenset(sentence.text for sentence in self.sentences if sentence.text.strip())
+
 
 _IMAGE = pa.struct(
     [

@@ -50,7 +50,14 @@ def training_sources(config: Config, lake: Lake, splits: Sequence[Split]) -> dic
     if missing:
         _encode(config, missing)
     return {
-        split: Source(_listed(folder), split, config.data, config.vision.resolution, prepared=True)
+        split: Source(
+            _listed(folder),
+            split,
+            config.data,
+            config.vision.resolution,
+            prepared=True,
+            studies=sources[split].row_groups,
+        )
         for split, folder in folders.items()
     }
 

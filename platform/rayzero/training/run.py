@@ -33,7 +33,8 @@ from rayzero.training.nonfinite import NonFiniteError
 from rayzero.training.owner import owned
 from rayzero.training.run_storage import train_storage
 from rayzero.training.timeline import Timeline
-from rayzero.training.validation import has_auroc
+from rayzero.training.truth import read_truth
+from rayzero.training.zero_shot import why_absent
 
 # How a run is carried out, not what it computes: what may differ when it is continued.
 _MAY_CHANGE = {
@@ -79,7 +80,7 @@ def pretrain(
     """
     config = absolute(registry.resolve(config))
     lake = open_training_lake(config)
-    _check_monitor(config, lake)
+    check_monitor(config, lake)
     _check_same_run(config, lake)
     _check_resources(config)
     with owned(run_folder(config)):
@@ -187,21 +188,43 @@ def open_training_lake(config: Config) -> Lake:
     return lake
 
 
-def _check_monitor(config: Config, lake: Lake) -> None:
-    """What follows validation needs a figure: one that is never a number would count as no progress."""
+def check_monitor(config: Config, lake: Lake) -> None:
+    """What follows validation needs a figure: one that is never a number would count as no progress.
+
+    Raises ConfigError when the system has no figure of that name, LakeError when the lake has nothing to compute it of.
+    """
     training = config.training
-    if training.schedule != "plateau" and not training.early_stopping:
+    answers = registry.find_system(config).answers
+    follows = {
+        "training.schedule=plateau": training.schedule == "plateau",
+        "training.early_stopping": training.early_stopping > 0,
+        # The default stays without a figure where there is none; who names another wants that.
+        f"training.monitor={training.monitor}": training.monitor not in ("macro_auroc", "loss"),
+    }
+    what = next((name for name, wanted in follows.items() if wanted), None)
+    if what is None:
         return
-    what = "training.schedule=plateau" if training.schedule == "plateau" else "training.early_stopping"
+    if training.monitor not in ("macro_auroc", "loss") and not answers:
+        raise ConfigError(
+            f"training.monitor={training.monitor}: system {config.system!r} answers no queries, so it has no such "
+            "figure; set training.monitor=loss"
+        )
     if "validation" not in lake.splits:
         raise LakeError(f"{lake.url}: {what} needs a validation split")
-    if training.monitor == "loss" or not registry.find_system(config).answers:
+    if training.monitor == "loss" or not answers:
         return
-    if not has_auroc(lake_source(lake, "validation", config.data, config.vision.resolution)):
+    problem = absent_figure(training.monitor, config, lake)
+    if problem:
         raise LakeError(
-            f"{lake.url}: {what} follows training.monitor=macro_auroc, and no finding is labelled present in one "
-            "study of the validation split and absent in another; label some, or set training.monitor=loss"
+            f"{lake.url}: {what} follows training.monitor={training.monitor}, and {problem}, or set "
+            "training.monitor=loss"
         )
+
+
+def absent_figure(figure: str, config: Config, lake: Lake) -> str | None:
+    """Why validation on ``lake`` cannot give the zero-shot ``figure``, and the remedy; None where it can."""
+    source = lake_source(lake, "validation", config.data, config.vision.resolution)
+    return why_absent(figure, read_truth(source), config)
 
 
 def _check_same_run(config: Config, lake: Lake) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayzero.evaluation.metrics.retrieval import (
+from rayzero.metrics.retrieval import (
     CUTOFFS,
     Gallery,
     build_gallery,

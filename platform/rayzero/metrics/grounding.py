@@ -28,6 +28,18 @@ def inside_any(point: tuple[int, ...], boxes: Sequence[Box]) -> bool:
     return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in boxes)
 
 
+def pointing_hit(
+    peak: tuple[int, ...], boxes: Sequence[Box], mask: np.ndarray[Any, np.dtype[np.bool_]] | None
+) -> bool | None:
+    """Whether ``peak`` (x, y[, z]) is inside its region: one of ``boxes``, or ``mask`` (H, W) or (Z, Y, X) without any.
+
+    None where there is neither.
+    """
+    if boxes:
+        return inside_any(peak, boxes)
+    return None if mask is None else bool(mask[peak[::-1]])
+
+
 def box_share(boxes: Sequence[Box], height: int, width: int) -> float:
     """The chance that a random pixel of the image is ``inside_any`` of ``boxes``."""
     closed = [(x0, y0, math.floor(x1) + 1.0, math.floor(y1) + 1.0) for x0, y0, x1, y1 in boxes]

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln
 
-from rayzero.evaluation.metrics.bootstrap import Float
-
+Float = np.ndarray[Any, np.dtype[np.float64]]
 Ranks = np.ndarray[Any, np.dtype[np.int64]]
 Report = frozenset[str]
 
