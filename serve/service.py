@@ -22,7 +22,7 @@ from serve.held import Held
 from serve.images import ImageStore, Plane, StoredImage, Window, check_kind, kind_of
 from serve.live import Live
 from serve.meters import observe_stage, request_id
-from serve.pacs import Address, Archive, check_identity
+from serve.pacs import Archive, check_identity
 from serve.problems import Problem
 from serve.prompts import Prompt, read_prompts, to_prompt
 from serve.schemas import ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
@@ -126,21 +126,24 @@ class Service:
         return self.archives[name]
 
     @asynccontextmanager
-    async def fetched(self, address: Address, question: Question) -> AsyncIterator[Source]:
-        """The file at ``address``, held as long as the context lasts. Raises Problem, as ``Archive.fetch`` does."""
-        about = self.model(question.model).description
+    async def opened(self, source: Source, about: Description, clock: Clock) -> AsyncIterator[Source]:
+        """``source``, with the file at hand where it lies in a PACS: held as long as the context lasts.
+
+        Raises Problem, as ``Archive.fetch`` does.
+        """
+        address = source.address
+        if address is None:
+            yield source
+            return
         archive = self.archive(address.pacs)
-        # What is wrong with the question is told before anything is fetched.
-        self.prompts(question, about)
         if about.kind == "volume" and address.instance is not None:
             detail = f"Model {about.name} reads CT volumes: name a series, not one of its slices."
             raise Problem(422, "invalid-request", detail, field="instance")
-        began = time.perf_counter()
         lease = self.held.lease()
         try:
             data = await archive.fetch(address, about.kind, lease)
             check_identity(await asyncio.to_thread(self.images.headers, data), address)
-            observe_stage("fetch", about.name, time.perf_counter() - began)
+            clock.lap("fetch")
             yield Source(data=data)
         finally:
             lease.end()
@@ -160,7 +163,8 @@ class Service:
         """
         if (source.data is None) == (source.image_id is None):
             other = "image_id" if field == "file" else f"{field}_id"
-            raise Problem(422, "invalid-request", f"Send either {field} or {other}.", field=field)
+            place = " or pacs with a study" if field == "file" and self.archives else ""
+            raise Problem(422, "invalid-request", f"Send either {field} or {other}{place}.", field=field)
         if source.data is not None:
             data = source.data
             return await asyncio.to_thread(lambda: self.images.add(data, field=field))
@@ -218,8 +222,7 @@ class Service:
         """The findings asked, and the model's answer about them. Raises Problem (4xx)."""
         about = client.description
         prompts = self.prompts(question, about)
-        subject = await self.subject(source, companions, about)
-        clock.lap("read")
+        subject = await self.subject(source, companions, about, clock)
         _check_slice(question, subject)
         sentences = [prompt.sentence for prompt in prompts]
         asked = await self.ask(client, subject, sentences, maps=bool(question.forms), top=question.top, clock=clock)
@@ -242,9 +245,20 @@ class Service:
             return question.threshold
         return self.live.thresholds.get(about.name, maps.sigmoid(about.map_threshold))
 
-    async def subject(self, source: Source, companions: Mapping[Companion, Source], about: Description) -> Subject:
-        """The images of a request, read and of the kind that the model reads. Raises Problem (4xx)."""
+    async def subject(
+        self, source: Source, companions: Mapping[Companion, Source], about: Description, clock: Clock
+    ) -> Subject:
+        """The images of a request, wherever they are: read, and of the kind that the model reads.
+
+        Raises Problem: 4xx for what was sent, and as ``opened`` does.
+        """
         check_companions(companions, about)
+        async with self.opened(source, about, clock) as at_hand:
+            subject = await self._read(at_hand, companions, about)
+        clock.lap("read")
+        return subject
+
+    async def _read(self, source: Source, companions: Mapping[Companion, Source], about: Description) -> Subject:
         given: dict[str, Source] = {"file": source, **{str(name): one for name, one in companions.items()}}
         for field, one in given.items():
             if one.data:
