@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -28,6 +28,7 @@ from serve.prompts import Prompt, read_prompts, to_prompt
 from serve.schemas import ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
 from serve.settings import Limits, PacsArgs
 from serve.subjects import Prepared, Source, Subject, check_companions, to_input
+from serve.tracing import stage_span
 
 T = TypeVar("T")
 
@@ -105,6 +106,7 @@ class Service:
         self.archives = {name: Archive(name, args, limits) for name, args in (pacs or {}).items()}
         self._prepared: LruCache[Prepared] = LruCache(limits.image_cache_bytes // 8, lambda kept: kept.nbytes)
         self._volumes_drawn = asyncio.Semaphore(_VOLUMES_DRAWN)
+        self._checking: asyncio.Task[None] | None = None
 
     def model(self, name: str | None) -> ModelClient:
         """The model of that name, the default for None. Raises Problem (404)."""
@@ -113,6 +115,23 @@ class Service:
         if name not in self.models:
             raise Problem(404, "unknown-model", nearest(name, list(self.models)).capitalize(), field="model")
         return self.models[name]
+
+    async def check(self) -> None:
+        """One real inference on every model, which all who ask meanwhile share. Raises Problem (503)."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+        # Who asks may go away; the others still wait.
+        await asyncio.shield(self._checking)
+
+    async def _check(self) -> None:
+        for name, client in list(self.models.items()):
+            try:
+                await client.check()
+            except Problem:
+                raise
+            except Exception as error:
+                detail = f"Model {name} failed its own check ({type(error).__name__})."
+                raise Problem(503, "model-unavailable", detail, retry_after_s=5) from error
 
     def renew(self, client: ModelClient) -> None:
         """From now on ``client`` answers for the model of its name."""
@@ -141,9 +160,9 @@ class Service:
             raise Problem(422, "invalid-request", detail, field="instance")
         lease = self.held.lease()
         try:
-            data = await archive.fetch(address, about.kind, lease)
-            check_identity(await asyncio.to_thread(self.images.headers, data), address)
-            clock.lap("fetch")
+            with clock.stage("fetch"):
+                data = await archive.fetch(address, about.kind, lease)
+                check_identity(await asyncio.to_thread(self.images.headers, data), address)
             yield Source(data=data)
         finally:
             lease.end()
@@ -197,9 +216,11 @@ class Service:
         clock = Clock(about.name)
         prompts, asked = await self.look(client, source, question, companions or {}, clock)
         drawing = Drawing(question.forms, self.threshold(question, about), question.slice, self.limits.map_side)
-        async with self.drawing(asked.subject):
-            results = await asyncio.to_thread(to_findings, prompts, asked.answer, asked.geometry, drawing, question.top)
-        clock.lap("maps")
+        with clock.stage("maps"):
+            async with self.drawing(asked.subject):
+                results = await asyncio.to_thread(
+                    to_findings, prompts, asked.answer, asked.geometry, drawing, question.top
+                )
         return QueryResponse(
             model=about.name,
             checksum=about.checksum,
@@ -254,9 +275,8 @@ class Service:
         """
         check_companions(companions, about)
         async with self.opened(source, about, clock) as at_hand:
-            subject = await self._read(at_hand, companions, about)
-        clock.lap("read")
-        return subject
+            with clock.stage("read"):
+                return await self._read(at_hand, companions, about)
 
     async def _read(self, source: Source, companions: Mapping[Companion, Source], about: Description) -> Subject:
         given: dict[str, Source] = {"file": source, **{str(name): one for name, one in companions.items()}}
@@ -299,18 +319,17 @@ class Service:
         """What a model answers to ``question`` about a subject, which is sent along only where it must be."""
         key = f"{about.checksum}/{subject.key}"
         known = self._prepared.get(key)
-        answer = None
+        new = known is None
         if known is None:
-            known = await asyncio.to_thread(to_input, subject, about)
+            with clock.stage("prepare"):
+                known = await asyncio.to_thread(to_input, subject, about)
             self._prepared.put(key, known)
-            clock.lap("prepare")
-        else:
+        with clock.stage("model"):
             # Asked about before, so most likely encoded already: the id is cheaper to send than the image.
-            answer = await question(None)
-        if answer is None:
-            answer = await question(known.given)
+            answer = None if new else await question(None)
+            if answer is None:
+                answer = await question(known.given)
         assert answer is not None, "a model that is given pixels answers"
-        clock.lap("model")
         return known.geometry, answer
 
     def model_infos(self) -> list[ModelInfo]:
@@ -344,14 +363,16 @@ class Clock:
     def __init__(self, model: str) -> None:
         self.laps: dict[str, float] = {}
         self._model = model
-        self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
-        """The time since the last lap, or the beginning, was ``name``."""
-        now = time.perf_counter()
-        self.laps[name] = round((now - self._last) * 1000, 2)
-        observe_stage(name, self._model, now - self._last)
-        self._last = now
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What is done in this context is ``name``: a span of the trace and, where it succeeds, a lap."""
+        began = time.perf_counter()
+        with stage_span(name, self._model):
+            yield
+        seconds = time.perf_counter() - began
+        self.laps[name] = round(seconds * 1000, 2)
+        observe_stage(name, self._model, seconds)
 
 
 class _Free:
