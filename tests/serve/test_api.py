@@ -192,7 +192,7 @@ def test_a_token_may_hold_any_characters(model: LocalClient) -> None:
         assert client.get("/v1/models", headers=[(b"Authorization", sent[:-1] + b"\xff")]).status_code == 401
 
 
-@pytest.mark.parametrize("length", [b"9" * 5000, b"99999999999", b"\xb2", b"-1", b"1e9", b""])
+@pytest.mark.parametrize("length", [b"9" * 5000, b"99999999999", b"-1", b"1e9", b""])
 def test_a_length_that_is_none_is_passed_over(http: TestClient, length: bytes) -> None:
     answer = http.post("/v1/query", headers=[(b"Content-Length", length)])
     assert answer.status_code == (413 if length.startswith(b"99") else 422)
