@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, UploadFile
@@ -15,7 +13,7 @@ from starlette.types import ASGIApp
 
 import rayzero
 from rayzero.config import Companion
-from serve.batches import NDJSON, answer_batch, read_ids
+from serve.batches import NDJSON, answer_batch, read_addresses, read_texts
 from serve.dicom_results import DICOM, to_dicom, to_file
 from serve.examples import ExampleStudy
 from serve.gate import Gate
@@ -90,14 +88,39 @@ Top = Annotated[int | None, Form(ge=1, description="Only so many findings, likel
 Slice = Annotated[
     int | None, Form(ge=0, alias="slice", description="Slice of a volume that png and contour show, from the feet")
 ]
-Pacs = Annotated[str | None, Form(description="A PACS from /v1/pacs that has the image, instead of a file")]
-Study = Annotated[str | None, Form(max_length=64, pattern=UID, description="The image's StudyInstanceUID there")]
+Pacs = Annotated[
+    str | None, Form(description="A PACS from /v1/pacs that has the image, instead of a file", examples=["main"])
+]
+_UID = "1.2.840.113619.2.55.3"
+Study = Annotated[
+    str | None,
+    Form(max_length=64, pattern=UID, description="The image's StudyInstanceUID there", examples=[_UID]),
+]
 Series = Annotated[
     str | None,
-    Form(max_length=64, pattern=UID, description="Its SeriesInstanceUID, where the study has several that fit"),
+    Form(
+        max_length=64,
+        pattern=UID,
+        description="Its SeriesInstanceUID, where the study has several that fit",
+        examples=[f"{_UID}.1"],
+    ),
 ]
 Instance = Annotated[
-    str | None, Form(max_length=64, pattern=UID, description="A film's SOPInstanceUID, where the series has several")
+    str | None,
+    Form(
+        max_length=64,
+        pattern=UID,
+        description="A film's SOPInstanceUID, where the series has several",
+        examples=[f"{_UID}.1.1"],
+    ),
+]
+Studies = Annotated[
+    list[str] | None,
+    Form(
+        description="UIDs of images in the pacs, each STUDY, STUDY/SERIES or STUDY/SERIES/INSTANCE: a repeated field, "
+        "or one JSON list",
+        examples=[[_UID, f"{_UID}/{_UID}.1"]],
+    ),
 ]
 
 
@@ -117,6 +140,13 @@ def _address(
 
 InPacs = Annotated[Address | None, Depends(_address)]
 
+
+async def _image(address: InPacs, file: Upload = None, image_id: ImageId = None) -> Source:
+    return _either(await _source(file, image_id), address)
+
+
+Image = Annotated[Source, Depends(_image)]
+
 router = APIRouter()
 
 
@@ -129,14 +159,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", summary="Can every model answer", responses=_PROBLEMS)
 async def readyz(service: Answers) -> dict[str, str]:
     """Runs one real inference on every model."""
-    for name, client in service.models.items():
-        try:
-            await client.check()
-        except Problem:
-            raise
-        except Exception as error:
-            detail = f"Model {name} failed its own check ({type(error).__name__})."
-            raise Problem(503, "model-unavailable", detail, retry_after_s=5) from error
+    await service.check()
     return {"status": "ready"}
 
 
@@ -211,11 +234,9 @@ async def archives(service: Answers) -> PacsList:
 )
 async def query(
     service: Answers,
-    address: InPacs,
+    image: Image,
     prompts: Prompts = None,
     prompt_set: PromptSet = None,
-    file: Upload = None,
-    image_id: ImageId = None,
     lateral: Companion_ = None,
     prior_frontal: Companion_ = None,
     prior_lateral: Companion_ = None,
@@ -236,8 +257,7 @@ async def query(
     }
     companions = {name: source for name, source in given.items() if source}
     question = _question(prompts, prompt_set, model, maps, threshold, top, slice_)
-    async with _sought(service, await _source(file, image_id), address, question) as source:
-        return await service.query(source, question, companions)
+    return await service.query(image, question, companions)
 
 
 @router.post(
@@ -252,14 +272,20 @@ async def batch(
     prompt_set: PromptSet = None,
     files: Annotated[list[UploadFile] | None, File(description="Radiographs or volumes: a repeated field")] = None,
     image_ids: Annotated[list[str] | None, Form(description="A repeated field, or one JSON list")] = None,
+    pacs: Pacs = None,
+    studies: Studies = None,
     model: ModelName = None,
     maps: Maps = None,
     threshold: Threshold = None,
     top: Top = None,
 ) -> StreamingResponse:
-    """One line of NDJSON for each image as soon as it is done, and one at the end that counts them."""
+    """One line of NDJSON for each image as soon as it is done, and one at the end that counts them.
+
+    ``index`` counts files first, then ids, then studies of the PACS.
+    """
     sources = [Source(data=await file.read()) for file in files or []]
-    sources += [Source(image_id=name) for name in read_ids(image_ids or [])]
+    sources += [Source(image_id=name) for name in read_texts(image_ids or [], field="image_ids")]
+    sources += [Source(address=address) for address in read_addresses(pacs, studies or [])]
     question = _question(prompts, prompt_set, model, maps, threshold, top, None)
     return StreamingResponse(answer_batch(service, sources, question), media_type=NDJSON)
 
@@ -300,8 +326,7 @@ async def dicom(
         archive = service.archive(address.pacs)
         if not archive.args.store:
             raise Problem(403, "storing-not-allowed", "Ask the operator to allow it for this PACS.", field="store")
-    async with _sought(service, await _source(file, None), address, question) as source:
-        made = await to_dicom(service, source, question, result)
+    made = await to_dicom(service, _either(await _source(file, None), address), question, result)
     if archive is None:
         return Response(await asyncio.to_thread(to_file, made), media_type=DICOM)
     await archive.store(made)
@@ -321,19 +346,17 @@ async def indexes(service: Answers) -> IndexList:
     return IndexList(indexes=list(service.indexes.values()))
 
 
-@router.post("/v1/retrieve", summary="Search the examples or an index", responses={**_PROBLEMS, 409: _PROBLEM})
+@router.post("/v1/retrieve", summary="Search the examples or an index", responses={**_PROBLEMS, **_PACS_PROBLEMS})
 async def retrieve(
     service: Answers,
-    file: Upload = None,
-    image_id: ImageId = None,
+    image: Image,
     text: Annotated[str | None, Form(description="A finding or sentence, instead of an image")] = None,
     model: ModelName = None,
     index: Annotated[str | None, Form(description="A name from /v1/indexes; the examples when absent")] = None,
     count: Annotated[int, Form(ge=1, le=100, description="How many results")] = 10,
 ) -> RetrieveResponse:
     """Sentences of reports that fit an image, or images that fit a text: of the examples, or of an index."""
-    source = await _source(file, image_id)
-    return await search(service, source, text=text, model=model, index=index, count=count)
+    return await search(service, image, text=text, model=model, index=index, count=count)
 
 
 def create_api(service: Service, *, token: str | None) -> ASGIApp:
@@ -342,7 +365,16 @@ def create_api(service: Service, *, token: str | None) -> ASGIApp:
     # Patients' images stay in memory: the parser would spool whatever is larger than this to a temporary file.
     MultiPartParser.spool_max_size = max(limits.file_bytes, limits.volume_bytes, limits.batch_bytes) + 1
     # FastAPI's own /docs loads its script from a content network, which a hospital's machine does not reach.
-    app = FastAPIOffline(title="RayZero", version=rayzero.__version__, description=_DESCRIPTION, redoc_url=None)
+    app = FastAPIOffline(
+        title="RayZero",
+        version=rayzero.__version__,
+        description=_DESCRIPTION,
+        redoc_url=None,
+        # It would lead to whatever host the caller named.
+        redirect_slashes=False,
+        # The framework's own spans, figures and logs hold paths, and with them ids of images, and texts of errors.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     app.state.service = service
     install(app)
     app.include_router(router)
@@ -360,16 +392,13 @@ async def _source(file: UploadFile | None, image_id: str | None) -> Source:
     return Source(None if file is None else await file.read(), image_id)
 
 
-@asynccontextmanager
-async def _sought(service: Service, sent: Source, address: Address | None, question: Question) -> AsyncIterator[Source]:
-    """What was sent, or the file at ``address``."""
+def _either(sent: Source, address: Address | None) -> Source:
+    """What was sent, or what lies at ``address``."""
     if address is None:
-        yield sent
-        return
+        return sent
     if sent:
         raise Problem(422, "invalid-request", "Send either an image or the pacs that has it.", field="pacs")
-    async with service.fetched(address, question) as source:
-        yield source
+    return Source(address=address)
 
 
 def _question(

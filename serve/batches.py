@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 
+from serve.pacs import Address, to_address
 from serve.problems import Problem, failure, problem_document
 from serve.schemas import BatchLine, ProblemDocument
 from serve.service import Question, Service
@@ -17,8 +18,21 @@ NDJSON = "application/x-ndjson"
 AT_ONCE = 16
 
 
-def read_ids(fields: Sequence[str]) -> list[str]:
-    """Ids in repeated form fields, or in one that holds a JSON list. Raises Problem (422)."""
+def read_addresses(pacs: str | None, fields: Sequence[str]) -> list[Address]:
+    """Studies in a PACS, as ``studies`` of a form has them. Raises Problem (422)."""
+    if pacs is None:
+        if fields:
+            raise Problem(422, "invalid-request", "Name the pacs that has the studies.", field="pacs")
+        return []
+    if not fields:
+        raise Problem(422, "invalid-request", "Name the studies by their StudyInstanceUID.", field="studies")
+    return [
+        to_address(pacs, text, f"studies[{index}]") for index, text in enumerate(read_texts(fields, field="studies"))
+    ]
+
+
+def read_texts(fields: Sequence[str], *, field: str) -> list[str]:
+    """Texts in repeated form fields, or in one that holds a JSON list. Raises Problem (422)."""
     if len(fields) != 1 or not fields[0].lstrip().startswith("["):
         return list(fields)
     try:
@@ -26,7 +40,7 @@ def read_ids(fields: Sequence[str]) -> list[str]:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise Problem(422, "invalid-request", "image_ids must be a list of texts.", field="image_ids")
+        raise Problem(422, "invalid-request", f"{field} must be a list of texts.", field=field)
     return values
 
 
@@ -36,14 +50,16 @@ def answer_batch(service: Service, sources: Sequence[Source], question: Question
         detail = f"{len(sources)} images were sent; a batch takes 1 to {service.limits.batch_files}."
         raise Problem(422, "too-many-files" if sources else "invalid-request", detail, field="files")
     service.prompts(question, service.model(question.model).description)
+    for name in {source.address.pacs for source in sources if source.address}:
+        service.archive(name)
     return _lines(service, sources, question)
 
 
 async def _lines(service: Service, sources: Sequence[Source], question: Question) -> AsyncIterator[bytes]:
-    free = asyncio.Semaphore(AT_ONCE)
+    sent, fetched = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(_fetched_at_once(service, question))
 
     async def one(index: int, source: Source) -> BatchLine:
-        async with free:
+        async with sent if source.address is None else fetched:
             try:
                 return BatchLine(index=index, answer=await service.query(source, question))
             except Problem as problem:
@@ -64,6 +80,14 @@ async def _lines(service: Service, sources: Sequence[Source], question: Question
         for task in tasks:
             task.cancel()
     yield _encode(BatchLine(done=len(sources) - failed, failed=failed))
+
+
+def _fetched_at_once(service: Service, question: Question) -> int:
+    """Images of one batch that are fetched at once: what they hold leaves as much again to other requests."""
+    limits = service.limits
+    volume = service.model(question.model).description.kind == "volume"
+    most = limits.volume_bytes if volume else limits.file_bytes
+    return max(1, min(AT_ONCE, limits.held_bytes // (2 * most)))
 
 
 def _encode(line: BatchLine) -> bytes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -32,6 +33,7 @@ from serve.problems import Problem
 from serve.schemas import IndexInfo
 from serve.service import Service
 from serve.settings import AppArgs
+from serve.tracing import carried, record_stage, stage_span
 from serve.tracing import set_up as set_up_tracing
 
 T = TypeVar("T")
@@ -43,10 +45,20 @@ class Replaced(Exception):
     """The bundle that a question was meant for is not the one that is here."""
 
 
+@dataclass(frozen=True)
+class _Done(Generic[T]):
+    """What the model's thread made, and when, in nanoseconds since the epoch."""
+
+    value: T
+    began: int
+    ended: int
+
+
 class Model:
     """One bundle. Subjects are encoded in batches; features of subjects and prompts are kept."""
 
     def __init__(self, name: str, url: str, args: AppArgs) -> None:
+        set_up_tracing(args.tracing)
         torch.set_num_threads(args.threads)
         self._engine = Engine.load(name, url, "cuda" if args.gpus_per_replica else "cpu", args.cached_prompts)
         self._name = name
@@ -61,12 +73,15 @@ class Model:
         if vocabulary:
             self._engine.warm([self._engine.description.template.replace("{}", finding) for finding in vocabulary])
 
-        async def encode(given: list[ModelInput]) -> list[ImageFeatures]:
+        async def encode(given: list[ModelInput]) -> list[_Done[ImageFeatures]]:
             observe_batch(name, len(given))
-            return await self._run("encode", partial(self._engine.encode, given))
+            done = await self._run(partial(self._engine.encode, given))
+            observe_stage("encode", name, (done.ended - done.began) / 1e9)
+            # Each request has the pass in its own trace: the task of a batch stands in none of them.
+            return [_Done(features, done.began, done.ended) for features in done.value]
 
         batched = serve.batch(max_batch_size=args.max_batch_size, batch_wait_timeout_s=args.batch_wait_s)
-        self._encode: Callable[[ModelInput], Awaitable[ImageFeatures]] = batched(encode)
+        self._encode: Callable[[ModelInput], Awaitable[_Done[ImageFeatures]]] = batched(encode)
 
     def __del__(self) -> None:
         if hasattr(self, "_thread"):
@@ -78,21 +93,29 @@ class Model:
 
     async def check(self) -> None:
         """One real inference."""
-        await self._run("check", self._engine.check)
+        await self._run(self._engine.check)
 
     async def answer(
-        self, checksum: str, key: str, given: ModelInput | None, prompts: Sequence[str], maps: bool, top: int | None
+        self,
+        caller: Mapping[str, str],
+        checksum: str,
+        key: str,
+        given: ModelInput | None,
+        prompts: Sequence[str],
+        maps: bool,
+        top: int | None,
     ) -> Answer | None:
-        """See ``ModelClient.answer``. Raises Replaced when this is not the bundle of that checksum."""
-        self._check_bundle(checksum)
-        features = await self._features(key, given)
-        if features is None:
-            return None
-        before = self._engine.prompt_misses
-        answer = await self._run("score", partial(self._engine.answer, features, prompts, maps=maps, top=top))
-        missed = min(len(prompts), self._engine.prompt_misses - before)
-        count_cache("prompt", self._name, hits=len(prompts) - missed, misses=missed)
-        return answer
+        """See ``ModelClient.answer``; ``caller`` carries the trace. Raises Replaced when the checksum is another."""
+        with stage_span("answer", self._name, caller):
+            self._check_bundle(checksum)
+            features = await self._features(key, given)
+            if features is None:
+                return None
+            before = self._engine.prompt_misses
+            answer = await self._timed("score", partial(self._engine.answer, features, prompts, maps=maps, top=top))
+            missed = min(len(prompts), self._engine.prompt_misses - before)
+            count_cache("prompt", self._name, hits=len(prompts) - missed, misses=missed)
+            return answer
 
     async def index_infos(self) -> list[IndexInfo]:
         """The indexes that this model can search."""
@@ -102,16 +125,27 @@ class Model:
         ]
 
     async def search(
-        self, checksum: str, index: str, key: str, given: ModelInput | None, sentence: str | None, count: int
+        self,
+        caller: Mapping[str, str],
+        checksum: str,
+        index: str,
+        key: str,
+        given: ModelInput | None,
+        sentence: str | None,
+        count: int,
     ) -> list[Match] | None:
         """See ``ModelClient.search``. Raises Replaced likewise."""
-        self._check_bundle(checksum)
-        if sentence is not None:
-            return await self._run("search", partial(self._engine.search_images, self._indexes[index], sentence, count))
-        features = await self._features(key, given)
-        if features is None:
-            return None
-        return await self._run("search", partial(self._engine.search_sentences, self._indexes[index], features, count))
+        with stage_span("answer", self._name, caller):
+            self._check_bundle(checksum)
+            searched = self._indexes.get(index)
+            if searched is None:
+                raise Replaced
+            if sentence is not None:
+                return await self._timed("search", partial(self._engine.search_images, searched, sentence, count))
+            features = await self._features(key, given)
+            if features is None:
+                return None
+            return await self._timed("search", partial(self._engine.search_sentences, searched, features, count))
 
     def _check_bundle(self, checksum: str) -> None:
         # While one bundle takes the place of another, the web side may have prepared the image for the other.
@@ -125,17 +159,31 @@ class Model:
         count_cache("image", self._name, hits=features is not None, misses=features is None)
         if features is None:
             assert given is not None
-            features = await self._encode(given)
+            asked = time.time_ns()
+            done = await self._encode(given)
+            self._waited(asked, done.began)
+            record_stage("encode", self._name, done.began, done.ended)
+            features = done.value
             self._images.put(key, features)
         return features
 
-    async def _run(self, stage: str, work: Callable[[], T]) -> T:
-        def timed() -> T:
-            began = time.perf_counter()
-            try:
-                return work()
-            finally:
-                observe_stage(stage, self._name, time.perf_counter() - began)
+    async def _timed(self, stage: str, work: Callable[[], T]) -> T:
+        asked = time.time_ns()
+        done = await self._run(work)
+        self._waited(asked, done.began)
+        record_stage(stage, self._name, done.began, done.ended)
+        observe_stage(stage, self._name, (done.ended - done.began) / 1e9)
+        return done.value
+
+    def _waited(self, asked: int, began: int) -> None:
+        """A request waited for others: for its batch to fill, for the model's thread, or for both."""
+        record_stage("queue", self._name, asked, began)
+        observe_stage("queue", self._name, (began - asked) / 1e9)
+
+    async def _run(self, work: Callable[[], T]) -> _Done[T]:
+        def timed() -> _Done[T]:
+            began = time.time_ns()
+            return _Done(work(), began, time.time_ns())
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
 
@@ -144,6 +192,8 @@ class Shelf:
     """Many bundles that are asked rarely: a replica holds some of them at a time, those asked last."""
 
     def __init__(self, urls: dict[str, str], args: AppArgs) -> None:
+        set_up_tracing(args.tracing)
+
         async def load(name: str) -> Model:
             return await asyncio.to_thread(Model, name, urls[name], args)
 
@@ -154,11 +204,11 @@ class Shelf:
         """What the model that is asked for is."""
         return await (await self._model()).describe()
 
-    async def answer(
-        self, checksum: str, key: str, given: ModelInput | None, prompts: Sequence[str], maps: bool, top: int | None
-    ) -> Answer | None:
-        """See ``Model.answer``."""
-        return await (await self._model()).answer(checksum, key, given, prompts, maps, top)
+    async def answer(self, caller: Mapping[str, str], *question: Any) -> Answer | None:
+        """See ``Model.answer``. Getting the model, which may have to be loaded, has a span of its own."""
+        with stage_span("load", serve.get_multiplexed_model_id(), caller):
+            model = await self._model()
+        return await model.answer(caller, *question)
 
     async def _model(self) -> Model:
         model: Model = await self._load(serve.get_multiplexed_model_id())
@@ -203,12 +253,16 @@ class HandleClient:
 
     async def check(self) -> None:
         """One real inference on one replica; nothing for a model of the shelf, which would drop another for it."""
-        if self._resident:
-            await self._handle.check.remote()
+        if not self._resident:
+            return
+        try:
+            await asyncio.wait_for(self._handle.check.remote(), self._seconds)
+        except (RayServeException, RayActorError, TimeoutError):
+            raise _away("The model is overloaded or starting; try again in a few seconds.") from None
 
     async def _ask(self, method: str, *question: Any) -> Any:
         try:
-            call = getattr(self._handle, method).remote(self.description.checksum, *question)
+            call = getattr(self._handle, method).remote(carried(), self.description.checksum, *question)
             return await asyncio.wait_for(call, self._seconds)
         except (RayServeException, RayActorError, TimeoutError):
             # Said here, before Serve turns it into plain text of its own.

@@ -37,18 +37,26 @@ _VOXEL_BYTES = {DicomResult.seg: 1, DicomResult.pm: 2, DicomResult.sr: 0}
 
 
 async def to_dicom(service: Service, source: Source, question: Question, result: DicomResult) -> Dataset:
-    """The object, made of a source that is a file. Raises Problem (4xx): for one that is not DICOM, too."""
-    data = source.data
-    if data is None:
-        raise Problem(422, "invalid-request", "Send either file or pacs with a study.", field="file")
+    """The object, made of a source that is a file, here or in a PACS.
+
+    Raises Problem: 4xx for one that is not DICOM, too, and as ``Service.opened`` does.
+    """
     client = service.model(question.model)
     about = client.description
     if result is DicomResult.pm and about.kind != "volume":
         # PS3.3, table A.75-1: the object has to stand in a frame of reference, and a projection has none.
         detail = "A parametric map has to lie in space, as a film does not: ask for seg or sr, or for maps=array."
         raise Problem(415, "unsupported-image", detail, field="result")
-    headers = [Dataset.from_json(header) for header in await asyncio.to_thread(service.images.headers, data)]
-    prompts, asked = await service.look(client, source, question, {}, Clock(about.name))
+    # What is wrong with the question is told before anything is fetched.
+    service.prompts(question, about)
+    clock = Clock(about.name)
+    async with service.opened(source, about, clock) as at_hand:
+        if at_hand.data is None:
+            raise Problem(422, "invalid-request", "Send either file or pacs with a study.", field="file")
+        headers = [
+            Dataset.from_json(header) for header in await asyncio.to_thread(service.images.headers, at_hand.data)
+        ]
+        prompts, asked = await service.look(client, at_hand, question, {}, clock)
     sources = _in_order(headers)
     _check_sources(sources, asked, result)
     async with service.drawing(asked.subject):

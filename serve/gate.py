@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 import secrets
 import time
@@ -27,6 +28,8 @@ _OPEN_PATHS = frozenset({"/healthz"})
 # An id of the caller's is taken over where it is one: anything else could name a patient.
 _CALLERS_ID = re.compile(r"[0-9a-fA-F-]{8,64}")
 _TRACE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_DIGITS = re.compile(r"[0-9]+")
+_NUMBER_CHARS = 18
 _CLIENTS = 10_000
 
 
@@ -77,7 +80,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        passage = _Passage(_id(headers), self._larger.get(scope["path"], self._max_body))
+        passage = _Passage(take_id(headers), self._larger.get(scope["path"], self._max_body))
         REQUEST_ID.set(passage.id)
 
         async def send_private(message: Message) -> None:
@@ -141,13 +144,12 @@ class Gate:
         lease.take(size)
 
     def _refusal(self, scope: Scope, headers: Headers, passage: _Passage) -> Problem | None:
-        sent = headers.get("authorization", "").encode()
+        sent = headers.get("authorization", "").encode("latin-1")
         guarded = self._expected is not None and scope["path"] not in _OPEN_PATHS
         if guarded and not secrets.compare_digest(sent, self._expected or b""):
             return Problem(401, "unauthorized", "Send the header Authorization: Bearer <token>.")
-        length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > passage.most:
-            return Problem(413, "file-too-large", f"A request may have {passage.most} bytes; this one has {length}.")
+        if _number(headers.get("content-length", "")) > passage.most:
+            return Problem(413, "file-too-large", f"A request may have {passage.most} bytes; this one has more.")
         if scope["method"] != "POST":
             return None
         wait = self._wait(scope)
@@ -177,7 +179,15 @@ class Gate:
         return wait
 
 
-def _id(headers: Headers) -> str:
+def _number(text: str) -> float:
+    """What a header says, which may be anything; 0 for no number."""
+    if not _DIGITS.fullmatch(text):
+        return 0
+    return int(text) if len(text) <= _NUMBER_CHARS else math.inf
+
+
+def take_id(headers: Headers) -> str:
+    """The id of a request: the caller's own where it is one."""
     sent = headers.get("x-request-id", "")
     return sent if _CALLERS_ID.fullmatch(sent) else uuid.uuid4().hex
 

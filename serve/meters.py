@@ -11,8 +11,6 @@ from functools import cache
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from serve.tracing import record_stage
-
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]
@@ -25,11 +23,14 @@ def request_id() -> str:
 
 
 def observe_stage(stage: str, model: str, seconds: float) -> None:
-    """A request spent ``seconds`` in ``stage``: fetch, read, prepare, model, maps (web) or encode, score, search."""
+    """A request spent ``seconds`` in a stage.
+
+    They are fetch, read, prepare, model, maps (web) and queue, encode, score, search (model). An encode of several
+    requests counts once.
+    """
     _histogram("rayzero_stage_seconds", "Time of a request by stage", ("stage", "model")).observe(
         max(seconds, 1e-9), tags={"stage": stage, "model": model}
     )
-    record_stage(stage, model, seconds)
 
 
 def observe_batch(model: str, size: int) -> None:

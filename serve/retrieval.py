@@ -63,12 +63,13 @@ async def _matches(
         assert found is not None, "a search by text needs no image"
         matches = found
     else:
-        subject = await service.subject(source, {}, about)
+        clock = Clock(about.name)
+        subject = await service.subject(source, {}, about, clock)
 
         async def search(given: ModelInput | None) -> list[Match] | None:
             return await client.search(index, subject.key, given, sentence=None, count=count)
 
-        _, matches = await service.put(about, subject, search, Clock(about.name))
+        _, matches = await service.put(about, subject, search, clock)
     return [
         Hit(
             rank=0,
@@ -83,11 +84,12 @@ async def _matches(
 
 
 async def _sentences(service: Service, client: ModelClient, source: Source) -> list[Hit]:
-    subject = await service.subject(source, {}, client.description)
     index = service.examples.sentences
     if not index:
         raise Problem(409, "no-index", "The examples of this server come without sentences to search.")
-    answer = (await service.ask(client, subject, list(index))).answer
+    clock = Clock(client.description.name)
+    subject = await service.subject(source, {}, client.description, clock)
+    answer = (await service.ask(client, subject, list(index), clock=clock)).answer
     return [
         Hit(rank=0, logit=float(logit), probability=float(probability), sentence=sentence, example_ids=ids)
         for (sentence, ids), logit, probability in zip(index.items(), answer.logits, answer.probabilities, strict=True)
@@ -100,8 +102,9 @@ async def _images(service: Service, client: ModelClient, sentence: Prompt) -> li
         raise Problem(409, "no-index", "This server ships no example images to search that the model reads.")
 
     async def hit(study: ExampleStudy) -> Hit:
-        subject = await service.subject(Source(image_id=study.image_id), {}, client.description)
-        answer = (await service.ask(client, subject, [sentence.sentence])).answer
+        clock = Clock(client.description.name)
+        subject = await service.subject(Source(image_id=study.image_id), {}, client.description, clock)
+        answer = (await service.ask(client, subject, [sentence.sentence], clock=clock)).answer
         logit, probability = float(answer.logits[0]), float(answer.probabilities[0])
         return Hit(rank=0, logit=logit, probability=probability, example_ids=[study.example.id])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 
@@ -22,12 +22,13 @@ from serve.held import Held
 from serve.images import ImageStore, Plane, StoredImage, Window, check_kind, kind_of
 from serve.live import Live
 from serve.meters import observe_stage, request_id
-from serve.pacs import Address, Archive, check_identity
+from serve.pacs import Archive, check_identity
 from serve.problems import Problem
 from serve.prompts import Prompt, read_prompts, to_prompt
 from serve.schemas import GreyScale, ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
 from serve.settings import Limits, PacsArgs
 from serve.subjects import Prepared, Source, Subject, check_companions, to_input
+from serve.tracing import stage_span
 
 T = TypeVar("T")
 
@@ -105,6 +106,7 @@ class Service:
         self.archives = {name: Archive(name, args, limits) for name, args in (pacs or {}).items()}
         self._prepared: LruCache[Prepared] = LruCache(limits.image_cache_bytes // 8, lambda kept: kept.nbytes)
         self._volumes_drawn = asyncio.Semaphore(_VOLUMES_DRAWN)
+        self._checking: asyncio.Task[None] | None = None
 
     def model(self, name: str | None) -> ModelClient:
         """The model of that name, the default for None. Raises Problem (404)."""
@@ -113,6 +115,23 @@ class Service:
         if name not in self.models:
             raise Problem(404, "unknown-model", nearest(name, list(self.models)).capitalize(), field="model")
         return self.models[name]
+
+    async def check(self) -> None:
+        """One real inference on every model, which all who ask meanwhile share. Raises Problem (503)."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+        # Who asks may go away; the others still wait.
+        await asyncio.shield(self._checking)
+
+    async def _check(self) -> None:
+        for name, client in list(self.models.items()):
+            try:
+                await client.check()
+            except Problem:
+                raise
+            except Exception as error:
+                detail = f"Model {name} failed its own check ({type(error).__name__})."
+                raise Problem(503, "model-unavailable", detail, retry_after_s=5) from error
 
     def renew(self, client: ModelClient) -> None:
         """From now on ``client`` answers for the model of its name."""
@@ -126,21 +145,24 @@ class Service:
         return self.archives[name]
 
     @asynccontextmanager
-    async def fetched(self, address: Address, question: Question) -> AsyncIterator[Source]:
-        """The file at ``address``, held as long as the context lasts. Raises Problem, as ``Archive.fetch`` does."""
-        about = self.model(question.model).description
+    async def opened(self, source: Source, about: Description, clock: Clock) -> AsyncIterator[Source]:
+        """``source``, with the file at hand where it lies in a PACS: held as long as the context lasts.
+
+        Raises Problem, as ``Archive.fetch`` does.
+        """
+        address = source.address
+        if address is None:
+            yield source
+            return
         archive = self.archive(address.pacs)
-        # What is wrong with the question is told before anything is fetched.
-        self.prompts(question, about)
         if about.kind == "volume" and address.instance is not None:
             detail = f"Model {about.name} reads CT volumes: name a series, not one of its slices."
             raise Problem(422, "invalid-request", detail, field="instance")
-        began = time.perf_counter()
         lease = self.held.lease()
         try:
-            data = await archive.fetch(address, about.kind, lease)
-            check_identity(await asyncio.to_thread(self.images.headers, data), address)
-            observe_stage("fetch", about.name, time.perf_counter() - began)
+            with clock.stage("fetch"):
+                data = await archive.fetch(address, about.kind, lease)
+                check_identity(await asyncio.to_thread(self.images.headers, data), address)
             yield Source(data=data)
         finally:
             lease.end()
@@ -160,7 +182,8 @@ class Service:
         """
         if (source.data is None) == (source.image_id is None):
             other = "image_id" if field == "file" else f"{field}_id"
-            raise Problem(422, "invalid-request", f"Send either {field} or {other}.", field=field)
+            place = " or pacs with a study" if field == "file" and self.archives else ""
+            raise Problem(422, "invalid-request", f"Send either {field} or {other}{place}.", field=field)
         if source.data is not None:
             data = source.data
             return await asyncio.to_thread(lambda: self.images.add(data, field=field))
@@ -193,9 +216,11 @@ class Service:
         clock = Clock(about.name)
         prompts, asked = await self.look(client, source, question, companions or {}, clock)
         drawing = Drawing(question.forms, self.threshold(question, about), question.slice, self.limits.map_side)
-        async with self.drawing(asked.subject):
-            results = await asyncio.to_thread(to_findings, prompts, asked.answer, asked.geometry, drawing, question.top)
-        clock.lap("maps")
+        with clock.stage("maps"):
+            async with self.drawing(asked.subject):
+                results = await asyncio.to_thread(
+                    to_findings, prompts, asked.answer, asked.geometry, drawing, question.top
+                )
         return QueryResponse(
             model=about.name,
             checksum=about.checksum,
@@ -218,8 +243,7 @@ class Service:
         """The findings asked, and the model's answer about them. Raises Problem (4xx)."""
         about = client.description
         prompts = self.prompts(question, about)
-        subject = await self.subject(source, companions, about)
-        clock.lap("read")
+        subject = await self.subject(source, companions, about, clock)
         _check_slice(question, subject)
         sentences = [prompt.sentence for prompt in prompts]
         asked = await self.ask(client, subject, sentences, maps=bool(question.forms), top=question.top, clock=clock)
@@ -242,9 +266,19 @@ class Service:
             return question.threshold
         return self.live.thresholds.get(about.name, maps.sigmoid(about.map_threshold))
 
-    async def subject(self, source: Source, companions: Mapping[Companion, Source], about: Description) -> Subject:
-        """The images of a request, read and of the kind that the model reads. Raises Problem (4xx)."""
+    async def subject(
+        self, source: Source, companions: Mapping[Companion, Source], about: Description, clock: Clock
+    ) -> Subject:
+        """The images of a request, wherever they are: read, and of the kind that the model reads.
+
+        Raises Problem: 4xx for what was sent, and as ``opened`` does.
+        """
         check_companions(companions, about)
+        async with self.opened(source, about, clock) as at_hand:
+            with clock.stage("read"):
+                return await self._read(at_hand, companions, about)
+
+    async def _read(self, source: Source, companions: Mapping[Companion, Source], about: Description) -> Subject:
         given: dict[str, Source] = {"file": source, **{str(name): one for name, one in companions.items()}}
         for field, one in given.items():
             if one.data:
@@ -285,18 +319,17 @@ class Service:
         """What a model answers to ``question`` about a subject, which is sent along only where it must be."""
         key = f"{about.checksum}/{subject.key}"
         known = self._prepared.get(key)
-        answer = None
+        new = known is None
         if known is None:
-            known = await asyncio.to_thread(to_input, subject, about)
+            with clock.stage("prepare"):
+                known = await asyncio.to_thread(to_input, subject, about)
             self._prepared.put(key, known)
-            clock.lap("prepare")
-        else:
+        with clock.stage("model"):
             # Asked about before, so most likely encoded already: the id is cheaper to send than the image.
-            answer = await question(None)
-        if answer is None:
-            answer = await question(known.given)
+            answer = None if new else await question(None)
+            if answer is None:
+                answer = await question(known.given)
         assert answer is not None, "a model that is given pixels answers"
-        clock.lap("model")
         return known.geometry, answer
 
     def model_infos(self) -> list[ModelInfo]:
@@ -330,14 +363,16 @@ class Clock:
     def __init__(self, model: str) -> None:
         self.laps: dict[str, float] = {}
         self._model = model
-        self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
-        """The time since the last lap, or the beginning, was ``name``."""
-        now = time.perf_counter()
-        self.laps[name] = round((now - self._last) * 1000, 2)
-        observe_stage(name, self._model, now - self._last)
-        self._last = now
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What is done in this context is ``name``: a span of the trace and, where it succeeds, a lap."""
+        began = time.perf_counter()
+        with stage_span(name, self._model):
+            yield
+        seconds = time.perf_counter() - began
+        self.laps[name] = round(seconds * 1000, 2)
+        observe_stage(name, self._model, seconds)
 
 
 class _Free:

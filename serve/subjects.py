@@ -15,18 +15,20 @@ from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.volume_preprocess import prepare_volume
 from serve.engine import Description, ModelInput
 from serve.images import StoredImage
+from serve.pacs import Address
 from serve.problems import Problem
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file's bytes, or the id of an image that was read before or ships as an example."""
+    """A file's bytes, the id of an image that was read before or ships as an example, or where one lies in a PACS."""
 
     data: bytes | None = field(default=None, repr=False)
     image_id: str | None = None
+    address: Address | None = None
 
     def __bool__(self) -> bool:
-        return self.data is not None or self.image_id is not None
+        return self.data is not None or self.image_id is not None or self.address is not None
 
 
 @dataclass(frozen=True)

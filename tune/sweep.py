@@ -281,11 +281,11 @@ def _open_lake(sweep: Sweep) -> Lake:
         )
     for metric in metrics:
         figure = metric.removeprefix("validation/")
-        problem = absent_figure(figure, base, lake) if figure in FIGURES else None
+        problem = absent_figure(figure, sweep.base, lake) if figure in FIGURES else None
         if problem:
             raise ConfigError(f"objective {metric!r} is reported by no run on the lake {lake.url}: {problem}")
     # Every trial would be refused so.
-    check_monitor(base, lake)
+    check_monitor(sweep.base, lake)
     return lake
 
 

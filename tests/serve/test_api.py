@@ -209,6 +209,61 @@ def test_the_token_guards_all_but_the_liveness_check(model: LocalClient) -> None
         assert client.get("/v1/models", headers={"Authorization": "Bearer s3cre"}).status_code == 401
 
 
+def test_a_token_may_hold_any_characters(model: LocalClient) -> None:
+    with TestClient(create_api(Service([model], ExampleSet([]), LIMITS), token="Schlüssel")) as client:
+        sent = "Bearer Schlüssel".encode()
+        assert client.get("/v1/models", headers=[(b"Authorization", sent)]).status_code == 200
+        assert client.get("/v1/models", headers=[(b"Authorization", sent[:-1] + b"\xff")]).status_code == 401
+
+
+@pytest.mark.parametrize("length", [b"9" * 5000, b"99999999999", b"-1", b"1e9", b""])
+def test_a_length_that_is_none_is_passed_over(http: TestClient, length: bytes) -> None:
+    answer = http.post("/v1/query", headers=[(b"Content-Length", length)])
+    assert answer.status_code == (413 if length.startswith(b"99") else 422)
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "zlib", "utf-7", "unicode_escape", "x" * 9000])
+def test_a_form_in_any_encoding_is_a_client_error(http: TestClient, charset: str) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="prompts"\r\n\r\n\xff\\ud800..a\r\n--b--\r\n'
+    kind = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+    for path in ("query", "batch", "retrieve", "dicom"):
+        answer = http.post(f"/v1/{path}", content=part, headers=kind)
+        assert answer.status_code in (400, 422), answer.text
+        assert answer.json()["type"].startswith("urn:rayzero:problem:")
+
+
+def test_no_path_leads_elsewhere(http: TestClient) -> None:
+    asked = ["/v1/models/", "/v1/examples/..%2f..%2fexamples.json/file", "/v1/examples/%00"]
+    for path in asked:
+        answer = http.get(path, headers={"Host": "elsewhere"}, follow_redirects=False)
+        assert answer.status_code == 404, path
+        assert "location" not in answer.headers
+    files = {"file": ("../../etc/passwd", png())}
+    answer = http.post("/v1/query", files=files, data={"prompts": "nodule"})
+    assert answer.status_code == 200
+    assert "passwd" not in answer.text
+
+
+def test_those_who_ask_for_readiness_at_once_share_one_inference(engine: Engine) -> None:
+    class Counting(LocalClient):
+        checks = 0
+
+        async def check(self) -> None:
+            self.checks += 1
+            await asyncio.sleep(0)
+
+    model = Counting(engine)
+
+    async def ask() -> None:
+        service = Service([model], ExampleSet([]), LIMITS)
+        await asyncio.gather(*(service.check() for _ in range(9)))
+        assert model.checks == 1
+        await service.check()
+
+    asyncio.run(ask())
+    assert model.checks == 2
+
+
 def test_models_and_examples_describe_themselves(http: TestClient) -> None:
     info = http.get("/v1/models").json()["models"][0]
     assert info["vocabulary"] == VOCABULARY

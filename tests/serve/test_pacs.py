@@ -58,13 +58,16 @@ def engines(bundle_url: str, volume_bundle_url: str) -> list[Engine]:
 
 
 @pytest.fixture
-def serve(engines: list[Engine], reader: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestClient]:
+def serve(
+    engines: list[Engine], reader: Sandbox, examples_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., TestClient]:
     monkeypatch.setenv(SECRET, AUTHORIZATION)
 
     def start(url: str, limits: Limits | None = None, **settings: object) -> TestClient:
         pacs = {"main": PacsArgs.model_validate({"url": url, "authorization": SECRET, "store": True} | settings)}
         models = [LocalClient(engine) for engine in engines]
-        service = Service(models, ExampleSet([]), limits or Limits(), reader=reader, pacs=pacs)
+        examples = ExampleSet.load(examples_folder)
+        service = Service(models, examples, limits or Limits(), reader=reader, pacs=pacs)
         return TestClient(create_api(service, token=None))
 
     return start
@@ -153,6 +156,63 @@ def test_a_series_in_the_pacs_is_answered_as_when_it_is_sent(http: TestClient, c
         fetched = http.post("/v1/query", data=at(slices(ct_series)[0], level=level, model="ct"))
         assert fetched.status_code == 200, fetched.text
         assert fetched.json()["results"] == sent["results"]
+
+
+def batch(http: TestClient, **form: object) -> list[dict]:
+    response = http.post("/v1/batch", data=form)
+    assert response.status_code == 200, response.text
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def test_a_batch_reads_the_pacs_as_a_query_does(http: TestClient, film_j2k: bytes, ct_series: bytes) -> None:
+    film, ct = header(film_j2k), slices(ct_series)[0]
+    wanted = http.post("/v1/query", data=at(film)).json()
+    places = [film.StudyInstanceUID, "1.2.3", f"{film.StudyInstanceUID}/{film.SeriesInstanceUID}"]
+    image_id = wanted["image"]["image_id"]
+    *lines, last = batch(http, **FORM, pacs="main", studies=json.dumps(places), image_ids=image_id)
+    assert last == {"done": 3, "failed": 1}
+    # Ids come before studies.
+    by_index = {line["index"]: line for line in lines}
+    for index in (0, 1, 3):
+        assert by_index[index]["answer"]["results"] == wanted["results"]
+    assert by_index[2]["problem"]["type"].endswith("unknown-study")
+    series = f"{ct.StudyInstanceUID}/{ct.SeriesInstanceUID}"
+    volumes = batch(http, **FORM, pacs="main", studies=[series, f"{series}/{ct.SOPInstanceUID}"], model="ct")
+    alone = http.post("/v1/query", data=at(ct, model="ct")).json()
+    answered = next(line for line in volumes if line.get("index") == 0)
+    assert answered["answer"]["results"] == alone["results"]
+    assert volumes[-1] == {"done": 1, "failed": 1}
+    refused = [
+        ((404, "unknown-pacs"), {"pacs": "other", "studies": "1.2"}),
+        ((422, "invalid-request"), {"studies": "1.2"}),
+        ((422, "invalid-request"), {"pacs": "main"}),
+        *(
+            ((422, "invalid-request"), {"pacs": "main", "studies": wrong})
+            for wrong in ("../instances", "1.2/", "1/2/3/4", "1" * 65, "1.2 ", "[1]", "[")
+        ),
+    ]
+    for expected, form in refused:
+        assert problem(http.post("/v1/batch", data={**FORM, **form})) == expected, form
+
+
+def test_a_batch_fetches_no_more_at_once_than_may_be_held(
+    serve: Callable[..., TestClient], orthanc: Orthanc, film_j2k: bytes
+) -> None:
+    # All of them together would be too much.
+    most = int(1.2 * len(film_j2k))
+    http = serve(orthanc.url, Limits(file_bytes=most, held_bytes=2 * most))
+    lines = batch(http, **FORM, pacs="main", studies=[header(film_j2k).StudyInstanceUID] * 6)
+    assert lines[-1] == {"done": 6, "failed": 0}
+
+
+def test_a_search_reads_the_pacs_as_a_query_does(http: TestClient, film_j2k: bytes) -> None:
+    sent = http.post("/v1/retrieve", files={"file": film_j2k}).json()
+    fetched = http.post("/v1/retrieve", data=at(header(film_j2k), level="series"))
+    assert fetched.json() == sent
+    assert sent["results"]
+    assert problem(http.post("/v1/retrieve", data=at(header(film_j2k), text="nodule"))) == (422, "invalid-request")
+    assert problem(http.post("/v1/retrieve", data={"pacs": "other", "study": "1.2"})) == (404, "unknown-pacs")
+    assert problem(http.post("/v1/retrieve", data={"pacs": "main", "study": "1.2.3"})) == (404, "unknown-study")
 
 
 def test_a_result_is_stored_in_the_study_and_lies_on_its_source(

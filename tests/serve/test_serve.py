@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from serve import page
 from serve.app import APP_NAME, build, start
 from serve.settings import AppArgs, Limits
 from tests.ports import free_port
+from tests.serve import spans
 from tests.serve.conftest import png
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -44,11 +46,22 @@ def args(bundle_url: str, study_bundle_url: str, examples_folder: str) -> AppArg
         limits=Limits(answer_seconds=20, body_seconds=15),
         examples=examples_folder,
         threads=1,
+        tracing="tests.serve.spans:hook",
     )
 
 
 @pytest.fixture(scope="module")
-def http(args: AppArgs, metrics_port: int) -> Iterator[httpx.Client]:
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where every process of the server writes its spans; the other thing that Ray's processes have to find."""
+    folder = tmp_path_factory.mktemp("spans")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(spans.FOLDER, str(folder))
+        patch.setenv("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.proxy.middlewares")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def http(args: AppArgs, metrics_port: int, traces: Path) -> Iterator[httpx.Client]:
     ray.init(
         address="local",
         num_cpus=2,
@@ -139,9 +152,45 @@ def test_figures_reach_prometheus_by_stage(http: httpx.Client, metrics_port: int
         text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False).text
     for name in wanted:
         assert name in text
-    for stage in ("read", "prepare", "encode", "score"):
+    for stage in ("read", "prepare", "queue", "encode", "score"):
         assert re.search(rf'rayzero_stage_seconds_count{{[^}}]*stage="{stage}"', text), stage
     assert "img-" not in "".join(line for line in text.splitlines() if "rayzero_" in line)
+
+
+def test_a_trace_goes_on_into_the_replica_of_the_model(http: httpx.Client, traces: Path) -> None:
+    def ask(model: str, seed: int) -> tuple[str, dict[str, dict]]:
+        caller = uuid.uuid4().hex
+        files, form = {"file": ("Roe.png", png(seed))}, {"prompts": "Roe", "model": model, "maps": "array"}
+        headers = {"traceparent": f"00-{caller}-{'b' * 16}-01"}
+        answer = http.post("/v1/query", files=files, data=form, headers=headers)
+        assert answer.status_code == 200, answer.text
+        deadline, found = time.monotonic() + 20, []
+        # That of the request ends last, and perhaps after its answer came.
+        while "POST /v1/query" not in {one["name"] for one in found} and time.monotonic() < deadline:
+            time.sleep(0.1)
+            found = spans.of_trace(traces, caller)
+        told = json.dumps(found)
+        assert "Roe" not in told
+        assert answer.json()["image"]["image_id"] not in told
+        return caller, {one["name"]: one for one in found}
+
+    # At once, so that they share a batch: each has the pass in its own trace.
+    with ThreadPoolExecutor(3) as pool:
+        asked = list(pool.map(lambda seed: ask("radzero", seed), (91, 92, 93)))
+    for _, found in [*asked, ask("rare", 94)]:
+        request, model, answer = found["POST /v1/query"], found["model"], found["answer"]
+        assert request["parent_id"] == "0x" + "b" * 16
+        for stage in ("read", "prepare", "model", "maps"):
+            assert found[stage]["parent_id"] == request["context"]["span_id"]
+        assert answer["parent_id"] == model["context"]["span_id"]
+        assert answer["process"] != request["process"]
+        for stage in ("queue", "encode", "score"):
+            assert found[stage]["parent_id"] == answer["context"]["span_id"], stage
+            assert answer["start_time"] <= found[stage]["start_time"] <= found[stage]["end_time"]
+            assert found[stage]["end_time"] <= answer["end_time"]
+        assert found["encode"]["end_time"] <= found["score"]["start_time"]
+    assert found["load"]["parent_id"] == model["context"]["span_id"]
+    assert found["load"]["attributes"]["rayzero.model"] == "rare"
 
 
 def test_the_page_is_served_beside_the_api(http: httpx.Client) -> None:
@@ -166,14 +215,75 @@ def test_a_slow_client_is_told_so_and_holds_up_nobody(http: httpx.Client, args: 
     assert time.monotonic() - began >= args.limits.body_seconds - 1
 
 
+def test_what_fails_in_the_proxy_is_a_problem_too(http: httpx.Client) -> None:
+    wrong = ("X-Request-Timeout-Seconds", "X-Request-Disconnect-Disabled", "X-Request-ID", "serve_multiplexed_model_id")
+    for name in wrong:
+        answer = http.get("/v1/models", headers=[(name.encode(), b"\xff")])
+        assert answer.status_code == 400, name
+        assert answer.json()["type"] == "urn:rayzero:problem:invalid-request"
+        assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+    late = http.get("/v1/models", headers={"X-Request-Timeout-Seconds": "0.0001"})
+    assert (late.status_code, late.json()["type"]) == (503, "urn:rayzero:problem:interrupted")
+    assert "retry-after" in late.headers
+    assert http.get("/v1/models", headers={"X-Request-Timeout-Seconds": "nan"}).status_code == 200
+
+
+def _replica(deployment: str) -> psutil.Process:
+    children = psutil.Process().children(recursive=True)
+    return next(one for one in children if f"ServeReplica:{APP_NAME}:{deployment}" in " ".join(one.cmdline()))
+
+
+def test_a_web_replica_that_dies_under_load_gives_no_wrong_answer(http: httpx.Client) -> None:
+    expected = {seed: _query(http, png(seed)).json()["results"] for seed in range(20)}
+    replica, killed, after = _replica("web"), threading.Event(), threading.Semaphore(12)
+
+    def load(seed: int) -> list[httpx.Response]:
+        answers = []
+        # Those that come while there is no replica wait for the next.
+        while not killed.is_set() or after.acquire(blocking=False):
+            answers.append(_query(http, png(seed)))
+        return answers
+
+    with ThreadPoolExecutor(4) as pool:
+        running = {seed: pool.submit(load, seed) for seed in range(4)}
+        files = [("files", ("x", png(seed))) for seed in expected]
+        lines: list[str] = []
+        with http.stream("POST", "/v1/batch", files=files, data={"prompts": "nodule"}) as batch:
+            try:
+                for line in batch.iter_lines():
+                    lines.append(line)
+                    if len(lines) == 1:
+                        replica.kill()
+            except httpx.RemoteProtocolError:
+                assert "done" not in lines[-1]
+            else:
+                # It was answered in full before.
+                assert json.loads(lines[-1]) == {"done": 20, "failed": 0}
+        killed.set()
+        answers = [(seed, answer) for seed, one in running.items() for answer in one.result()]
+    for line in map(json.loads, lines):
+        if "answer" in line:
+            logit = line["answer"]["results"][0]["logit"]
+            assert logit == pytest.approx(expected[line["index"]][0]["logit"], abs=1e-5)
+    codes = {answer.status_code for _, answer in answers}
+    assert codes <= {200, 503}
+    assert 503 in codes or "done" not in lines[-1], "nothing was in flight"
+    deadline = time.monotonic() + 90
+    while (last := _query(http, png(0))).status_code != 200 and time.monotonic() < deadline:
+        time.sleep(1)
+    assert last.json()["results"] == expected[0]
+    for seed, answer in answers:
+        if answer.status_code == 200:
+            assert answer.json()["results"][0]["logit"] == pytest.approx(expected[seed][0]["logit"], abs=1e-5)
+        else:
+            assert answer.json()["type"] in {f"urn:rayzero:problem:{slug}" for slug in ("interrupted", "busy")}
+            assert "retry-after" in answer.headers
+
+
 def test_a_replica_that_dies_under_load_gives_no_wrong_answer(http: httpx.Client) -> None:
     # A finding that differs by request would be encoded anew; images repeat, so that right answers are known.
     expected = {seed: _query(http, png(seed)).json()["results"] for seed in range(6)}
-    replica = next(
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "model-radzero" in " ".join(process.cmdline())
-    )
+    replica = _replica("model-radzero")
 
     def ask(number: int) -> tuple[int, httpx.Response]:
         if number == 12:
