@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -81,11 +82,23 @@ def test_row_groups_are_bounded_and_of_one_split(tmp_path: Path, monkeypatch: py
     assert [group.num_rows for group in lake.row_groups()] == [2, 2, 1]
 
 
-def test_fingerprint_follows_the_images_and_not_the_order(tmp_path: Path) -> None:
+def test_fingerprint_follows_all_that_studies_say_and_not_their_order(tmp_path: Path) -> None:
     studies = [_study(n) for n in range(3)]
     first = write_lake(str(tmp_path / "a"), studies).fingerprint
     assert write_lake(str(tmp_path / "b"), studies[::-1]).fingerprint == first
     assert write_lake(str(tmp_path / "c"), studies[:2]).fingerprint != first
+    image = studies[0].images[0]
+    others = [
+        {"images": (Image.from_array(image.image_id, image.array() + 1, view=image.view, bits=image.bits),)},
+        {"images": (replace(image, view="lateral"),)},
+        {"sentences": (Sentence(text="no effusion", status="absent", finding="pleural effusion"),)},
+        {"report": Report(text="another")},
+        {"labels": {**studies[0].labels, "oedema": 1}},
+        {"patient_id": "another"},
+    ]
+    for change in others:
+        changed = [replace(studies[0], **change), *studies[1:]]  # type: ignore[arg-type]
+        assert write_lake(str(tmp_path / "d"), changed).fingerprint != first, change
 
 
 def test_rewriting_replaces_everything(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from rayzero.config import nearest
 from rayzero.storage import make_parent, open_url, whole_file, write_whole
 from rayzero.studies.counts import count, empty_counts
 from rayzero.studies.errors import LakeError
-from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_table
+from rayzero.studies.study import SCHEMA, SCHEMA_VERSION, Study, from_row, to_row, to_table
 
 GROUP_STUDIES = 32
 GROUP_BYTES = 64 * 2**20
@@ -261,9 +261,12 @@ def _batches(studies: Iterable[Study]) -> Iterator[list[Study]]:
 
 
 def _digest(study: Study) -> str:
-    """Identity of a study's images, whatever their order."""
-    text = "\n".join([study.study_id, *sorted(image.sha256 for image in study.images)])
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Identity of all that a study holds, pixels by their checksums; images and labels in whatever order."""
+    row = to_row(study)
+    images = [{name: value for name, value in image.items() if name != "pixels"} for image in row["images"]]
+    row["images"] = sorted(images, key=lambda image: image["image_id"])
+    row["labels"] = dict(study.labels)
+    return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _fingerprint(digests: Iterable[str]) -> str:
