@@ -12,7 +12,7 @@ from ui.overlay import data_uri
 from ui.session import Comparison, Finding, Reading
 
 # Below this many percentage points a change is told as none.
-_SAME = 0.10
+_SAME = 10
 _WHISKERS = "Whiskers: 95% interval of that calibration, not of how well the model reads this image. "
 
 
@@ -119,22 +119,23 @@ def _said(hit: Mapping[str, Any], examples: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _change(compared: Comparison, now: Finding, before: Finding, chosen: bool) -> str:
-    change = now.probability - before.probability
+    change = _points(now, before)
     arrow, word = _told(change, compared.of_time)
     return (
         f'<tr{" class=rz-chosen" if chosen else ""}><th scope="row"><button type="button" class="rz-label" '
         f'data-pick="{escape(now.label)}">{escape(now.label)}</button></th>'
         f"<td>{percent(before.probability)}</td><td>{percent(now.probability)}</td>"
-        f'<td class="rz-percent">{_points(change)}</td><td><span aria-hidden="true">{arrow}</span> {word}</td></tr>'
+        f'<td class="rz-percent">{f"{change:+d}" if change else "0"}</td>'
+        f'<td><span aria-hidden="true">{arrow}</span> {word}</td></tr>'
     )
 
 
-def _points(change: float) -> str:
-    points = round(100 * change)
-    return f"{points:+d}" if points else "0"
+def _points(now: Finding, before: Finding) -> int:
+    """Percentage points between the figures as they are shown, so that a reader's subtraction agrees."""
+    return round(100 * now.probability) - round(100 * before.probability)
 
 
-def _told(change: float, of_time: bool) -> tuple[str, str]:
+def _told(change: int, of_time: bool) -> tuple[str, str]:
     if abs(change) < _SAME:
         return "·", "about the same"
     up, down = ("more likely now", "less likely now") if of_time else ("higher", "lower")
@@ -142,7 +143,7 @@ def _told(change: float, of_time: bool) -> tuple[str, str]:
 
 
 def _summary(compared: Comparison) -> str:
-    changed = [now.label for before, now in compared.pairs if abs(now.probability - before.probability) >= _SAME]
+    changed = [now.label for before, now in compared.pairs if abs(_points(now, before)) >= _SAME]
     if not compared.of_time:
         names = f"{compared.left.reading.model} and {compared.right.reading.model}"
         return f"{escape(names)} differ by ten points or more in {len(changed)} of {len(compared.pairs)} findings."
