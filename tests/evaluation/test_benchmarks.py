@@ -134,7 +134,7 @@ def test_validation_images_calibrate_the_probabilities(films: Bundle, lakes: Lak
     assert find_protocol("chestxdet10").run(films, lakes["chestx-det10"]).calibration is None
 
 
-def test_thresholds_say_where_they_come_from(films: Bundle, lakes: Lakes) -> None:
+def test_trap_14_thresholds_say_where_they_come_from(films: Bundle, lakes: Lakes) -> None:
     figures = {one.key: one for one in find_protocol("siim").run(films, lakes["siim-pneumothorax"]).figures}
     assert "oracle: chosen on the evaluated images" in figures["dice"].rule
     assert "strict: map logit above" in figures["dice"].rule

@@ -54,7 +54,7 @@ def test_a_weight_is_a_repetition() -> None:
     np.testing.assert_allclose(weighted.trapezoid, repeated.trapezoid)
 
 
-def test_classes_with_one_value_are_dropped_and_uncertain_labels_masked() -> None:
+def test_trap_16_classes_with_one_value_are_dropped_and_uncertain_labels_masked() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(50, 4))
     labels = (rng.random((50, 4)) < 0.5).astype(np.int8)

@@ -48,7 +48,7 @@ def test_real_film_reads_alike_in_both_codings() -> None:
 
 
 @pytest.mark.parametrize("bits", [10, 12, 15, 16])
-def test_polarity_is_inverted_about_the_stored_range(bits: int) -> None:
+def test_trap_01_polarity_is_inverted_about_the_stored_range(bits: int) -> None:
     values = ramp(bits)
     straight = read_radiograph(film_bytes(bits))
     inverted = read_radiograph(film_bytes(bits, PhotometricInterpretation="MONOCHROME1"))
@@ -66,7 +66,7 @@ def test_window_follows_the_polarity() -> None:
     ("centre", "width", "expected"),
     [(["40", "50"], ["100", "200"], (39.5, 99)), (40, 0, ()), (40, -5, ()), (None, None, ()), ("", "", ())],
 )
-def test_window_is_the_first_that_has_a_width(centre: Any, width: Any, expected: tuple[float, ...]) -> None:
+def test_trap_02_window_is_the_first_that_has_a_width(centre: Any, width: Any, expected: tuple[float, ...]) -> None:
     given = {} if centre is None else {"WindowCenter": centre, "WindowWidth": width}
     assert read_radiograph(film_bytes(**given)).window == expected
 
@@ -226,7 +226,7 @@ def test_a_lying_header_is_refused_before_decoding(syntax: str) -> None:
         (None, None, ()),
     ],
 )
-def test_spacing_prefers_the_detector_plane(imager: Any, pixel: Any, expected: tuple[float, ...]) -> None:
+def test_trap_02_spacing_prefers_the_detector_plane(imager: Any, pixel: Any, expected: tuple[float, ...]) -> None:
     given = {"ImagerPixelSpacing": imager, "PixelSpacing": pixel}
     image = read_radiograph(film_bytes(**{name: value for name, value in given.items() if value}))
     assert image.spacing_mm == expected

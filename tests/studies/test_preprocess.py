@@ -23,7 +23,7 @@ def _image(**header: Any) -> Image:
 
 @pytest.mark.parametrize("preset", ["radzero", "alta"])
 @pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
-def test_division_by_the_maximum_comes_before_the_inversion(preset: Any, polarity: str) -> None:
+def test_trap_01_division_by_the_maximum_comes_before_the_inversion(preset: Any, polarity: str) -> None:
     eight = np.rint(_VALUES * (255 / _VALUES.max())).clip(0, 255)
     expected = (255 - eight if polarity == "MONOCHROME1" else eight) / 255
     np.testing.assert_allclose(to_unit(_image(PhotometricInterpretation=polarity), preset), expected, atol=1e-6)

@@ -93,7 +93,7 @@ def ct_rate(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["ct-rate", "ct-rate-fixed"])
-def test_trap_ct_rate_raw_files_take_the_table_and_fixed_ones_their_own_header(ct_rate: Path, name: str) -> None:
+def test_trap_11_ct_rate_raw_files_take_the_table_and_fixed_ones_their_own_header(ct_rate: Path, name: str) -> None:
     study = _study(name, ct_rate, "valid_1_a")
     for image in study.images:
         np.testing.assert_array_equal(image.array(), chest())
@@ -106,7 +106,7 @@ def test_trap_ct_rate_raw_files_take_the_table_and_fixed_ones_their_own_header(c
     assert [s.text for s in study.sentences] == ["There is no pleural effusion", "There is cardiomegaly"]
 
 
-def test_trap_rescaling_a_corrected_file_again_is_refused(ct_rate: Path) -> None:
+def test_trap_11_rescaling_a_corrected_file_again_is_refused(ct_rate: Path) -> None:
     """A corrected copy lies where the original belongs: the table's intercept would corrupt every value."""
     body = np.full((20, 20, 20), 40, np.int16)
     body[:, :6] = -900
@@ -117,7 +117,7 @@ def test_trap_rescaling_a_corrected_file_again_is_refused(ct_rate: Path) -> None
     assert "not Hounsfield units of a chest" in lost[0].reason
 
 
-def test_trap_reconstructions_of_one_scan_share_one_report_and_one_study(ct_rate: Path) -> None:
+def test_trap_11_reconstructions_of_one_scan_share_one_report_and_one_study(ct_rate: Path) -> None:
     """One study_id, one set of sentences, one patient: they cannot be counted as each other's negatives."""
     refs, refused = _refs("ct-rate-fixed", ct_rate)
     assert refused == []
@@ -130,7 +130,7 @@ def test_trap_reconstructions_of_one_scan_share_one_report_and_one_study(ct_rate
     assert "different reports" in refused[0].reason
 
 
-def test_trap_labels_are_silver_and_joined_by_volume_not_by_row(ct_rate: Path) -> None:
+def test_trap_11_labels_are_silver_and_joined_by_volume_not_by_row(ct_rate: Path) -> None:
     """The label table in another order, and without one volume, still labels the right studies."""
     path = ct_rate / "dataset/multi_abnormality_labels/valid_predicted_labels.csv"
     rows = list(csv.DictReader(path.open()))
@@ -150,7 +150,9 @@ def test_trap_labels_are_silver_and_joined_by_volume_not_by_row(ct_rate: Path) -
         ("ZSpacing", "", "ZSpacing is"),
     ],
 )
-def test_trap_stringified_lists_are_parsed_whole_or_refused(ct_rate: Path, field: str, value: str, reason: str) -> None:
+def test_trap_11_stringified_lists_are_parsed_whole_or_refused(
+    ct_rate: Path, field: str, value: str, reason: str
+) -> None:
     path = ct_rate / "dataset/metadata/dataset_metadata_train_metadata.csv"
     (row,) = csv.DictReader(path.open())
     _write(path, [{**row, field: value}])
@@ -159,7 +161,7 @@ def test_trap_stringified_lists_are_parsed_whole_or_refused(ct_rate: Path, field
     assert reason in refused[0].reason
 
 
-def test_trap_spacing_keeps_the_last_digit_of_the_list(ct_rate: Path) -> None:
+def test_trap_11_spacing_keeps_the_last_digit_of_the_list(ct_rate: Path) -> None:
     path = ct_rate / "dataset/metadata/dataset_metadata_train_metadata.csv"
     (row,) = csv.DictReader(path.open())
     _write(path, [{**row, "XYSpacing": "[0.703125, 0.703127]"}])
@@ -203,7 +205,7 @@ def rad(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_trap_rad_chestct_runs_from_head_to_feet_at_a_fixed_spacing(rad: Path) -> None:
+def test_trap_12_rad_chestct_runs_from_head_to_feet_at_a_fixed_spacing(rad: Path) -> None:
     refs, refused = _refs("rad-chestct", rad)
     assert refused == []
     assert {ref.study_id: ref.split for ref in refs.values()} == {
@@ -218,13 +220,13 @@ def test_trap_rad_chestct_runs_from_head_to_feet_at_a_fixed_spacing(rad: Path) -
     np.testing.assert_array_equal(image.array(), chest()[:, ::-1, ::-1])
 
 
-def test_trap_star_joined_columns_become_labels_by_any_location(rad: Path) -> None:
+def test_trap_12_star_joined_columns_become_labels_by_any_location(rad: Path) -> None:
     labels = _study("rad-chestct", rad, "trn00001").labels
     assert {name for name, value in labels.items() if value} == {"nodulegr1cm", "suture", "cancer"}
     assert list(labels) == _ABNORMALITIES
 
 
-def test_trap_sixteen_classes_shared_with_ct_rate(rad: Path) -> None:
+def test_trap_12_sixteen_classes_shared_with_ct_rate(rad: Path) -> None:
     merged = ct_rate_labels(_study("rad-chestct", rad, "trn00001").labels)
     assert len(merged) == 16
     assert {name for name, value in merged.items() if value} == {"Medical material", "Lung nodule"}
@@ -279,7 +281,7 @@ def inspect(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_trap_inspect_is_tab_separated(inspect: Path) -> None:
+def test_trap_18_inspect_is_tab_separated(inspect: Path) -> None:
     study = _study("inspect", inspect, "2")
     assert (study.patient_id, study.split) == ("7", "train")
     assert study.report.impression == "No pleural effusion."
@@ -288,7 +290,7 @@ def test_trap_inspect_is_tab_separated(inspect: Path) -> None:
     assert _study("inspect", inspect, "1").report.impression == 'Acute embolism, "saddle" type.\tNo pleural effusion.'
 
 
-def test_trap_inspect_duplicate_ids_count_once_unless_they_disagree(inspect: Path) -> None:
+def test_trap_18_inspect_duplicate_ids_count_once_unless_they_disagree(inspect: Path) -> None:
     refs, refused = _refs("inspect", inspect)
     assert (set(refs), refused) == ({"1", "2", "3"}, [])
     assert refs["1"].prior_study_id == "2"
@@ -299,7 +301,7 @@ def test_trap_inspect_duplicate_ids_count_once_unless_they_disagree(inspect: Pat
         _refs("inspect", inspect)
 
 
-def test_trap_inspect_censored_is_no_label(inspect: Path) -> None:
+def test_trap_18_inspect_censored_is_no_label(inspect: Path) -> None:
     refs, _ = _refs("inspect", inspect)
     assert refs["1"].labels == {"pe_positive_nlp": 1}
     assert refs["2"].labels == {"pe_positive_nlp": 0, "12_month_PH": 1}
