@@ -132,6 +132,9 @@ class TrainingConfig(Settings):
     activation_checkpointing: bool = Field(
         False, description="Keep each trained layer's input alone and compute the rest again for the gradients"
     )
+    compile: bool = Field(
+        False, description="torch.compile of each transformer layer, at the start; needs a C++ compiler on CPUs"
+    )
     offload: Literal["none", "optimizer"] = Field(
         "none", description="optimizer keeps the optimizer's state in the host's memory, and steps there"
     )
@@ -210,6 +213,8 @@ class TrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _stages_can(self) -> TrainingConfig:
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("training.compile needs training.zero_stage of 2 or less: 3 gathers weights inside layers")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("training.offload=optimizer needs training.zero_stage of 1 or more")
         if self.offload == "optimizer" and self.chunks > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from rayzero.config import load_config
 from rayzero.training.average import Average
 from rayzero.training.engine import parameter_groups
-from rayzero.training.layers import rate_scales, recompute_activations
+from rayzero.training.layers import compile_layers, rate_scales, recompute_activations
 from tests.alignment import records
 from tests.alignment.test_many_processes import SAID, batch, gradients, model
 from tests.encoders.tiny import tiny_bert
@@ -56,6 +57,24 @@ def test_recomputed_layers_give_the_same_gradients_with_dropout(tmp_path: Path) 
     assert gradients(kept).keys() == gradients(again).keys()
     for name, gradient in gradients(kept).items():
         torch.testing.assert_close(gradients(again)[name], gradient, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("again", [False, True])
+def test_compiled_layers_give_the_same_gradients(tmp_path: Path, again: bool) -> None:
+    tiny_bert(tmp_path)
+    plain, compiled = model(tmp_path).train(), model(tmp_path).train()
+    for module in (*plain.modules(), *compiled.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # compiled code draws otherwise
+    if again:
+        recompute_activations(compiled)
+    assert compile_layers(compiled) == 3
+    for network in (plain, compiled):
+        network.loss(batch(network.text, range(len(SAID))))["loss"].backward()
+    assert gradients(plain).keys() == gradients(compiled).keys()
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(compiled)[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_moving_average_follows_is_lent_and_is_saved(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from rayzero.alignment.base import PretrainingModel
 from rayzero.config import Config, TrainingConfig
-from rayzero.training.layers import rate_scales, recompute_activations
+from rayzero.training.layers import compile_layers, rate_scales, recompute_activations
 
 # Its shared-memory collective is compiled at the first initialisation, a minute per worker start, and a killed
 # build leaves a lock that later runs wait on for ever. gloo does the same work.
@@ -25,6 +25,8 @@ def build_engine(model: PretrainingModel, config: Config) -> deepspeed.DeepSpeed
     deepspeed.init_distributed(dist_backend=dist.get_backend())
     if training.activation_checkpointing:
         recompute_activations(model)
+    if training.compile:
+        compile_layers(model)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     optimizer = kind(parameter_groups(model, config), lr=training.lr, betas=training.betas, eps=training.eps)
     # Pretrained encoders arrive in inference mode; without their dropout small corpora are overfitted, and the maps are

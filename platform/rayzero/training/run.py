@@ -41,7 +41,7 @@ _MAY_CHANGE = {
     "storage",
     "data.cache",
     *(f"training.{name}" for name in ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")),
-    *(f"training.{name}" for name in ("keep_checkpoints", "max_failures", "log_every")),
+    *(f"training.{name}" for name in ("compile", "keep_checkpoints", "max_failures", "log_every")),
 }
 _PACKAGES = ("rayzero", "ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
 _WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
