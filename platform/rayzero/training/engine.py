@@ -23,10 +23,10 @@ def build_engine(model: PretrainingModel, config: Config) -> deepspeed.DeepSpeed
     """``model`` wrapped for training on the process group that Ray Train has set up."""
     training = config.training
     deepspeed.init_distributed(dist_backend=dist.get_backend())
-    if training.activation_checkpointing:
-        recompute_activations(model)
     if training.compile:
         compile_layers(model)
+    if training.activation_checkpointing:
+        recompute_activations(model)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     optimizer = kind(parameter_groups(model, config), lr=training.lr, betas=training.betas, eps=training.eps)
     # Pretrained encoders arrive in inference mode; without their dropout small corpora are overfitted, and the maps are
