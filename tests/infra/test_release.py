@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import venv
 from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.environments import without_rayzero
 
 ROOT = Path(__file__).parents[2]
 LOCKS = {path.stem: path for path in sorted((ROOT / "infra" / "locks").glob("*.txt"))}
@@ -136,13 +137,8 @@ def test_a_release_installs_and_imports_without_the_repository(tmp_path: Path) -
     assert wheel.name == "rayzero-0.1.0-py3-none-any.whl"
     assert sdist.name == "rayzero-0.1.0.tar.gz"
 
-    venv.create(tmp_path / "clean", with_pip=False)
-    python = tmp_path / "clean" / "bin" / "python"
-    site = next((tmp_path / "clean" / "lib").glob("python*/site-packages"))
-    # Dependencies are linked from this environment, which has the locked ones: gigabytes are not fetched again.
-    for entry in Path(pytest.__file__).parents[1].iterdir():
-        if not entry.name.startswith(("rayzero", "__editable__")) and entry.suffix != ".pth":
-            (site / entry.name).symlink_to(entry)
+    programs, site = without_rayzero(tmp_path / "clean")
+    python = programs / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index", "--no-deps", str(wheel)]
     run(pip)
     modules = sorted(

@@ -18,6 +18,7 @@ from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 
+from rayzero import __version__
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, dump_yaml, override, parse_config
 from rayzero.storage import open_url
@@ -43,7 +44,7 @@ _MAY_CHANGE = {
     *(f"training.{name}" for name in ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")),
     *(f"training.{name}" for name in ("compile", "keep_checkpoints", "max_failures", "log_every")),
 }
-_PACKAGES = ("rayzero", "ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
+_PACKAGES = ("ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
 _WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
 
@@ -277,7 +278,7 @@ def environment(lake: Lake) -> dict[str, Any]:
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {"rayzero": __version__, **{name: version(name) for name in _PACKAGES}},
         "cluster": {k: v for k, v in ray.cluster_resources().items() if not k.startswith("node:")},
         "processor": platform.processor() or platform.machine(),
         "lake": {"url": lake.url, "fingerprint": lake.fingerprint},
