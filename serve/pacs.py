@@ -95,6 +95,7 @@ class Archive:
             raise ConfigError(f"pacs {name}: there is no file certificates={args.certificates!r}")
         # Threads of its own: a PACS that hangs holds up nobody but those who ask it.
         self._threads = ThreadPoolExecutor(args.at_once, thread_name_prefix="pacs")
+        self._turns = asyncio.Semaphore(args.at_once)
 
     async def fetch(self, address: Address, kind: Kind, lease: Lease) -> bytes:
         """The one film at ``address`` as its DICOM file, or the one CT series as a zip of its files.
@@ -138,6 +139,10 @@ class Archive:
             raise Problem(502, "not-stored", f"PACS {self.name} refused it for reason {reason} (PS3.18, table I.2-2).")
 
     async def _run(self, work: Callable[[DICOMwebClient, _Session], T]) -> T:
+        async with self._turns:  # the PACS is given its seconds when it is asked, not while others are
+            return await self._talk(work)
+
+    async def _talk(self, work: Callable[[DICOMwebClient, _Session], T]) -> T:
         deadline = time.monotonic() + self.args.seconds
 
         def talk() -> T:

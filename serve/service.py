@@ -297,15 +297,14 @@ class Service:
         sentences: Sequence[str],
         *,
         maps: bool = False,
+        clock: Clock,
         top: int | None = None,
-        clock: Clock | None = None,
     ) -> Asked:
         """The model's answer about a subject, which is prepared and encoded where it was not before."""
 
         async def put(given: ModelInput | None) -> Answer | None:
             return await client.answer(subject.key, given, sentences, maps=maps, top=top)
 
-        clock = clock or Clock(client.description.name)
         geometry, answer = await self.put(client.description, subject, put, clock)
         return Asked(subject, geometry, answer)
 

@@ -31,7 +31,7 @@ from rayzero.studies.study import Split
 from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
-from rayzero.training.run import absent_figure, absolute, check_monitor, open_training_lake, pretrain
+from rayzero.training.run import absent_figure, absolute, check_monitor, check_resources, open_training_lake, pretrain
 from rayzero.training.zero_shot import FIGURES
 from tune.answer import NO_FIGURES, SweepResult, Trial, collect
 from tune.budget import Budget, plan
@@ -139,6 +139,8 @@ def run_sweep(sweep: Sweep, *, resume: bool = False) -> SweepResult:
 def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
     # Tune's table tells what Optuna would log.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for config in sweep.extremes:
+        check_resources(config)  # the feature cache would wait for a GPU that nobody has
     budget = _budget(sweep, lake)
     storage = open_storage(sweep.database)
     study = open_study(storage, sweep.name, sweep.space, budget, sweep.base, lake.fingerprint, resume=resume)
@@ -279,13 +281,14 @@ def _open_lake(sweep: Sweep) -> Lake:
         raise ConfigError(
             f"objective {metrics[0]!r}: the lake {lake.url} has no validation split, so no run reports it"
         )
-    for metric in metrics:
-        figure = metric.removeprefix("validation/")
-        problem = absent_figure(figure, sweep.base, lake) if figure in FIGURES else None
-        if problem:
-            raise ConfigError(f"objective {metric!r} is reported by no run on the lake {lake.url}: {problem}")
-    # Every trial would be refused so.
-    check_monitor(sweep.base, lake)
+    for config in sweep.extremes:
+        for metric in metrics:
+            figure = metric.removeprefix("validation/")
+            problem = absent_figure(figure, config, lake) if figure in FIGURES else None
+            if problem:
+                raise ConfigError(f"objective {metric!r} is reported by no run on the lake {lake.url}: {problem}")
+        # What would be refused trial by trial.
+        check_monitor(config, lake)
     return lake
 
 

@@ -15,8 +15,8 @@ from PIL import Image as PillowImage
 Grey = np.ndarray[Any, np.dtype[np.uint8]]
 
 _ANSWER_S = 60.0
-# Pictures that were shown lately; a volume is leafed through to and fro.
-_SLICES_KEPT = 256
+# Of pictures that were shown lately: a volume is leafed through to and fro.
+_KEPT_BYTES = 64 * 2**20
 
 
 class ServerError(RuntimeError):
@@ -84,7 +84,7 @@ class Server:
         picture = self.preview(address)
         with self._lock:
             self._slices[address] = picture
-            if len(self._slices) > _SLICES_KEPT:
+            while len(self._slices) > 1 and sum(one.nbytes for one in self._slices.values()) > _KEPT_BYTES:
                 self._slices.popitem(last=False)
         return picture
 

@@ -25,7 +25,7 @@ from scipy.special import expit
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, ImageFeatures, PretrainingModel, TextFeatures
 from rayzero.config import Config, dump_yaml, load_config, parse_config
-from rayzero.storage import file_sha256, local_copy, open_url
+from rayzero.storage import file_sha256, local_copy, open_url, write_whole
 from rayzero.studies.examples import Array, FindStudy, prepare_views, study_views
 from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.study import Image, Study
@@ -199,8 +199,8 @@ def update_card(url: str, values: dict[str, Any]) -> None:
     card = {**json.loads(fs.cat_file(f"{root}/card.json")), **values}
     text = json.dumps(card, indent=2, sort_keys=True).encode()
     sums = {**sums, "card.json": hashlib.sha256(text).hexdigest()}
-    fs.pipe_file(f"{root}/card.json", text)
-    fs.pipe_file(f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
+    write_whole(fs, f"{root}/card.json", text)
+    write_whole(fs, f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
 
 
 def read_bundle_card(url: str) -> tuple[Config, dict[str, Any]]:

@@ -34,7 +34,7 @@ from rayzero.studies.study import (
 
 def _study(number: int, split: Split = "train", size: int = 4) -> Study:
     pixels = np.full((size, size), number, np.uint16)
-    image = Image.from_array(f"s{number}/pa", pixels, view="frontal", bits=12, spacing_mm=(0.5, 0.5), window=(9, 4))
+    image = Image.from_array(f"s{number}/pa", pixels, view="frontal", bits=12, spacing_mm=(0.143, 0.5), window=(9, 4))
     return Study(
         study_id=f"s{number}",
         patient_id=f"p{number}",
@@ -87,6 +87,7 @@ def test_fingerprint_follows_all_that_studies_say_and_not_their_order(tmp_path: 
     first = write_lake(str(tmp_path / "a"), studies).fingerprint
     assert write_lake(str(tmp_path / "b"), studies[::-1]).fingerprint == first
     assert write_lake(str(tmp_path / "c"), studies[:2]).fingerprint != first
+    assert write_lake(str(tmp_path / "e"), open_lake(str(tmp_path / "a")).read()).fingerprint == first
     image = studies[0].images[0]
     others = [
         {"images": (Image.from_array(image.image_id, image.array() + 1, view=image.view, bits=image.bits),)},

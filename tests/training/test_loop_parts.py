@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from rayzero.alignment import registry
 from rayzero.config import DataConfig, load_config
+from rayzero.studies import lake as lakes
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import stacked
 from rayzero.studies.lake import RowGroup, open_lake, write_lake
@@ -126,11 +128,11 @@ def test_several_may_fill_one_cache_and_go_on_with_what_is_there(
     folder.mkdir()
     first, second = (_Encoder(config, {str(folder): found}, "cpu") for _ in range(2))
     item = {"folder": np.array([str(folder)]), "id": np.array([0])}
-    part, encode, others = folder / "part-000000.parquet", first._encode, []
+    encode, others = first._encode, []
 
     def while_another_writes(pixels: torch.Tensor) -> torch.Tensor:
         # Nothing of a part is to be seen before all of it.
-        assert not part.exists()
+        assert not list(folder.glob("part-*"))
         monkeypatch.setattr(first, "_encode", encode)
         others.append(second(item))
         return encode(pixels)
@@ -139,6 +141,7 @@ def test_several_may_fill_one_cache_and_go_on_with_what_is_there(
     done = first(item)
     assert done == others[0]
     assert int(done["num_rows"][0]) == found.row_groups[0].num_rows
+    part = Path(str(done["path"][0]))
     assert [path.name for path in folder.iterdir()] == [part.name]
     written = part.read_bytes()
     group = replace(found.row_groups[0], path=str(part), index=0)
@@ -147,6 +150,13 @@ def test_several_may_fill_one_cache_and_go_on_with_what_is_there(
     monkeypatch.setattr(second, "_write", lambda *_: pytest.fail("encoded again"))
     assert second(item) == done
     assert part.read_bytes() == written
+    # The same studies in other row groups have parts of their own.
+    monkeypatch.setattr(lakes, "GROUP_STUDIES", 2)
+    again = toy_lake(str(tmp_path / "again"), train=6, validation=2, test=2)
+    assert again.fingerprint == lake.fingerprint
+    cut = lake_source(again, "train", config.data, 64, with_text=True)
+    (other,) = _Encoder(config, {str(folder): cut}, "cpu")(item)["path"]
+    assert pq.read_metadata(str(other)).num_rows == cut.row_groups[0].num_rows < found.row_groups[0].num_rows
 
 
 def test_studies_without_text_are_left_out_of_training_alone(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rayzero.evaluation.metrics.bootstrap import Estimate
 from rayzero.evaluation.result import EvaluationResult
 from rayzero.evaluation.sections import DIRECTIONS
 from rayzero.metrics.retrieval import CUTOFFS
-from rayzero.storage import open_url
+from rayzero.storage import open_url, write_whole
 
 _RETRIEVAL_EXAMPLES = 4
 
@@ -53,7 +53,7 @@ def write_pages(url: str, files: Mapping[str, str | bytes]) -> str:
     fs, root = open_url(url.rstrip("/"))
     fs.makedirs(root, exist_ok=True)
     for name, text in files.items():
-        fs.pipe_file(f"{root}/{name}", text.encode() if isinstance(text, str) else text)
+        write_whole(fs, f"{root}/{name}", text.encode() if isinstance(text, str) else text)
     return url.rstrip("/")
 
 

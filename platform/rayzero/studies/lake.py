@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -260,13 +261,25 @@ def _batches(studies: Iterable[Study]) -> Iterator[list[Study]]:
         yield batch
 
 
+_SINGLE = ("spacing_mm", "window", "curve", "box")
+
+
 def _digest(study: Study) -> str:
     """Identity of all that a study holds, pixels by their checksums; images and labels in whatever order."""
     row = to_row(study)
-    images = [{name: value for name, value in image.items() if name != "pixels"} for image in row["images"]]
-    row["images"] = sorted(images, key=lambda image: image["image_id"])
-    row["labels"] = dict(study.labels)
+    row["images"] = sorted((_stored(image) for image in row["images"]), key=lambda image: str(image["image_id"]))
+    row["regions"] = [_stored(region) for region in row["regions"]]
+    row["labels"] = {name: int(value) for name, value in study.labels.items()}
     return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _stored(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """An image or a region as it will be read back, without pixels: ``SCHEMA`` keeps numbers in single precision."""
+    return {
+        name: np.float32(value).tolist() if name in _SINGLE and value else value
+        for name, value in fields.items()
+        if name != "pixels"
+    }
 
 
 def _fingerprint(digests: Iterable[str]) -> str:

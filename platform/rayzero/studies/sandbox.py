@@ -12,6 +12,7 @@ JSON and pixels, never with objects.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import queue
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
@@ -32,6 +34,8 @@ from rayzero.studies.study import Image, image_from_row
 _PROCESS = "rayzero.studies.sandbox_process"
 # All the environment that it gets: no credentials, and no threads of a numerical library, which would reserve memory.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+# A film is megabytes, and with the 64 KiB of a new pipe the two processes would wake each other up for each of them.
+_PIPE_BYTES = 2**20
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -154,6 +158,9 @@ class _Process:
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._stdin, False)
+        for pipe in (self._stdin, self._stdout):
+            with suppress(OSError):  # a user's pipes together are bounded
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._deadline = time.monotonic() + limits.wall_seconds
         try:
             ready = self._receive(len(READY)) == READY

@@ -144,7 +144,10 @@ class _Encoder:
     @torch.inference_mode()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         folder, index = str(batch["folder"][0]), int(batch["id"][0])
-        path = f"{folder}/part-{index:06d}.parquet"
+        group = self.sources[folder].row_groups[index]
+        # Not by its place: equal studies may lie in other row groups after another ingest, or in a copy of the lake.
+        name = hashlib.sha256(f"{group.path} {group.index}".encode()).hexdigest()[:16]
+        path = f"{folder}/part-{name}.parquet"
         # By another run that fills the same cache, or one that was stopped.
         rows = _rows(path)
         if rows is None:

@@ -21,7 +21,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from rayzero import __version__
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, dump_yaml, override, parse_config
-from rayzero.storage import open_url
+from rayzero.storage import open_url, write_whole
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
@@ -42,7 +42,7 @@ _MAY_CHANGE = {
     "storage",
     "data.cache",
     *(f"training.{name}" for name in ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "zero_stage")),
-    *(f"training.{name}" for name in ("compile", "keep_checkpoints", "max_failures", "log_every")),
+    *(f"training.{name}" for name in ("keep_checkpoints", "max_failures", "log_every")),
 }
 _PACKAGES = ("ray", "deepspeed", "torch", "transformers", "pyarrow", "numpy")
 _WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
@@ -83,7 +83,7 @@ def pretrain(
     lake = open_training_lake(config)
     check_monitor(config, lake)
     _check_same_run(config, lake)
-    _check_resources(config)
+    check_resources(config)
     with owned(run_folder(config)):
         return _trained(config, lake, callbacks, profile=profile)
 
@@ -224,8 +224,7 @@ def check_monitor(config: Config, lake: Lake) -> None:
 
 def absent_figure(figure: str, config: Config, lake: Lake) -> str | None:
     """Why validation on ``lake`` cannot give the zero-shot ``figure``, and the remedy; None where it can."""
-    source = lake_source(lake, "validation", config.data, config.vision.resolution)
-    return why_absent(figure, read_truth(source), config)
+    return why_absent(figure, read_truth(lake.row_groups(["validation"]), config.data), config)
 
 
 def _check_same_run(config: Config, lake: Lake) -> None:
@@ -253,7 +252,8 @@ def _check_same_run(config: Config, lake: Lake) -> None:
         )
 
 
-def _check_resources(config: Config) -> None:
+def check_resources(config: Config) -> None:
+    """Raises ConfigError when the cluster has no room for the workers of ``config``."""
     training = config.training
     have = ray.cluster_resources()
     workers = training.min_workers or training.workers
@@ -269,8 +269,8 @@ def _check_resources(config: Config) -> None:
 def _write_run_folder(config: Config, lake: Lake) -> None:
     fs, root = open_url(run_folder(config))
     fs.makedirs(root, exist_ok=True)
-    fs.pipe_file(f"{root}/config.yaml", dump_yaml(config).encode())
-    fs.pipe_file(f"{root}/environment.json", json.dumps(environment(lake), indent=2).encode())
+    write_whole(fs, f"{root}/config.yaml", dump_yaml(config).encode())
+    write_whole(fs, f"{root}/environment.json", json.dumps(environment(lake), indent=2).encode())
 
 
 def environment(lake: Lake) -> dict[str, Any]:

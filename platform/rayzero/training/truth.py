@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import pyarrow as pa
 
+from rayzero.config import DataConfig
 from rayzero.studies.examples import admitted_views
 from rayzero.studies.lake import RowGroup, read_parquet_group
-from rayzero.studies.loading import Source
 from rayzero.studies.study import Region, Study, View, from_row
 
 Key = tuple[str, str]
@@ -74,9 +74,9 @@ class Truth:
         return [first[name] for name in sorted(drawn)]
 
 
-def read_truth(source: Source) -> Truth:
-    """The truth of ``source``, read once by each process."""
-    return _read(source.studies or source.row_groups, admitted_views(source.data))
+def read_truth(groups: Sequence[RowGroup], data: DataConfig) -> Truth:
+    """The truth of a lake's row groups ``groups``, read once by each process."""
+    return _read(tuple(groups), admitted_views(data))
 
 
 @lru_cache(maxsize=1)

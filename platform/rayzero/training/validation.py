@@ -33,7 +33,7 @@ def validate(
     mine = source.row_groups[rank::world_size]
     figures: dict[str, float] = {}
     if isinstance(model, AlignmentModel):
-        truth = read_truth(source)
+        truth = read_truth(source.studies or source.row_groups, source.data)
         with autocast(model, config):
             asked = zero_shot.ZeroShot(model, source, truth, config)
             scored = [one for group in mine for one in asked.score(group)]

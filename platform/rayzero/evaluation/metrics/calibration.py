@@ -37,11 +37,13 @@ class Reliability:
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.count))
 
 
-def fit_platt(logits: Float, labels: np.ndarray[Any, Any], weights: Float | None = None) -> Calibration:
+def fit_platt(
+    logits: Float, labels: np.ndarray[Any, Any], weights: Float | None = None, *, near: Calibration | None = None
+) -> Calibration:
     """Scale and bias with which sigmoid(scale * logit + bias) fits ``labels`` (n,) in {0, 1}; scale is positive.
 
-    ``weights`` (n,) say how often each counts, once when absent. Targets are smoothed as Platt proposed, so that
-    separable logits do not send the scale to infinity. Raises ValueError when only one label value occurs.
+    ``weights`` (n,) say how often each counts, once when absent; the search begins at ``near``. Targets are smoothed
+    as Platt proposed, so that separable logits do not send the scale to infinity. Raises ValueError when only one label value occurs.
     """
     positive = np.asarray(labels) == 1
     counts = np.ones(len(positive)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -59,6 +61,8 @@ def fit_platt(logits: Float, labels: np.ndarray[Any, Any], weights: Float | None
         return float(share @ (np.logaddexp(0.0, z) - target * z)), np.array([error @ unit, error.sum()])
 
     start = np.array([1.0, np.log(hits / misses)])
+    if near is not None:
+        start = np.array([near.scale * spread, near.bias + near.scale * centre])
     fit = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(_MIN_SLOPE, None), (None, None)])
     slope, offset = (float(value) for value in fit.x)
     return Calibration(scale=slope / spread, bias=offset - slope * centre / spread)
@@ -75,7 +79,7 @@ def fit_with_replicates(logits: Float, labels: np.ndarray[Any, Any], patients: S
         return fit
 
     def refit(weights: Float) -> Float:
-        return np.array([_refit(logits[row > 0], labels[row > 0], row[row > 0]) for row in weights])
+        return np.array([_refit(logits[row > 0], labels[row > 0], row[row > 0], fit) for row in weights])
 
     drawn = Bootstrap(patients, REPLICATES).samples(patients, refit)
     kept = drawn[np.isfinite(drawn).all(axis=1)]
@@ -85,10 +89,10 @@ def fit_with_replicates(logits: Float, labels: np.ndarray[Any, Any], patients: S
     return replace(fit, replicates=tuple((float(f"{scale:.6g}"), float(f"{bias:.6g}")) for scale, bias in kept))
 
 
-def _refit(logits: Float, labels: np.ndarray[Any, Any], weights: Float) -> tuple[float, float]:
+def _refit(logits: Float, labels: np.ndarray[Any, Any], weights: Float, near: Calibration) -> tuple[float, float]:
     """Scale and bias of one draw, NaN where it holds only one label value."""
     try:
-        fit = fit_platt(logits, labels, weights)
+        fit = fit_platt(logits, labels, weights, near=near)
     except ValueError:
         return math.nan, math.nan
     return fit.scale, fit.bias
