@@ -43,7 +43,8 @@ def fit_platt(
     """Scale and bias with which sigmoid(scale * logit + bias) fits ``labels`` (n,) in {0, 1}; scale is positive.
 
     ``weights`` (n,) say how often each counts, once when absent; the search begins at ``near``. Targets are smoothed
-    as Platt proposed, so that separable logits do not send the scale to infinity. Raises ValueError when only one label value occurs.
+    as Platt proposed, so that separable logits do not send the scale to infinity. Raises ValueError when only one
+    label value occurs.
     """
     positive = np.asarray(labels) == 1
     counts = np.ones(len(positive)) if weights is None else np.asarray(weights, dtype=np.float64)
