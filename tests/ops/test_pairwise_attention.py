@@ -16,7 +16,7 @@ from rayzero.ops.pairwise_attention import (
     pairwise_attention_maps,
     pairwise_attention_reference,
 )
-from rayzero.ops.pairwise_decoder import DecoderWeights, Fold, LayerWeights, cheapest_fold
+from rayzero.ops.pairwise_decoder import DecoderWeights, Fold, LayerWeights, cheapest_fold, dropout
 
 HEADS = 2
 FOLDS: tuple[Fold, ...] = get_args(Fold)
@@ -116,6 +116,24 @@ def test_the_backward_pass_leaves_the_generator_alone() -> None:
     state = torch.get_rng_state()
     scores.sum().backward()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.9, 1.0])
+def test_dropout_keeps_its_share_and_the_mean(p: float) -> None:
+    x = torch.ones(3, 100_003, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(0)
+    y = dropout(x, p)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, p), y)
+    kept = y != 0
+    assert float(kept.double().mean()) == pytest.approx(1 - p, abs=5 * 0.5 / x.numel() ** 0.5)
+    if p < 1:
+        torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - p)), rtol=1e-3, atol=0)
+        # Neighbours are drawn from one number, and independently.
+        pairs = kept[:, 1:] & kept[:, :-1]
+        assert float(pairs.double().mean()) == pytest.approx((1 - p) ** 2, abs=0.005)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
 
 
 @pytest.mark.parametrize("fold", FOLDS)
