@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,7 +134,8 @@ def test_every_cluster_asks_for_a_token_and_runs_the_locked_ray(overlay: str) ->
 @pytest.mark.parametrize("overlay", NAMES)
 def test_pods_meet_the_restricted_standard_and_carry_no_secret(overlay: str) -> None:
     pods = list(pod_templates(built(overlay)))
-    assert len(pods) == 11
+    # Five clusters of a head and a worker group, three submitters, the page.
+    assert len(pods) == 14
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -146,33 +148,57 @@ def test_pods_meet_the_restricted_standard_and_carry_no_secret(overlay: str) -> 
             assert container["image"] == ("rayzero:cpu" if overlay == "cpu-dev" else "rayzero:cuda")
             assert container["resources"]["limits"]["memory"]
             secret = [
-                e["name"] for e in container["env"] if "value" in e and ("TOKEN" in e["name"] or "KEY" in e["name"])
+                e["name"]
+                for e in container.get("env", [])
+                if "value" in e and ("TOKEN" in e["name"] or "KEY" in e["name"])
             ]
             assert secret in ([], ["TOKENIZERS_PARALLELISM"])
     assert not [resource for resource in built(overlay) if resource["kind"] == "Secret"]
 
 
 def test_nothing_passes_the_network_but_what_is_allowed() -> None:
-    policies = {r["metadata"]["name"]: r["spec"] for r in built("gpu") if r["kind"] == "NetworkPolicy"}
-    everything = policies["nothing-else"]
+    allowed = policies("gpu")
+    everything = allowed["nothing-else"]
     assert everything["podSelector"] == {}
     assert not {"ingress", "egress"} & set(everything)
     dashboard = [
         name
-        for name, policy in policies.items()
+        for name, policy in allowed.items()
         for rule in policy.get("ingress", [])
         if any(port["port"] == 8265 for port in rule.get("ports", []))
     ]
     assert dashboard == ["operator-to-dashboard"]
     (beyond,) = [
         peer["ipBlock"]
-        for policy in policies.values()
+        for policy in allowed.values()
         for rule in policy.get("egress", [])
         for peer in rule["to"]
         if "ipBlock" in peer
     ]
     # A pod that reaches the cloud's metadata service takes on the role of its node.
     assert beyond["except"] == ["169.254.0.0/16"]
+
+
+@pytest.mark.parametrize("overlay", NAMES)
+def test_submitters_know_the_addresses_and_reach_the_dashboard(overlay: str) -> None:
+    (heads,) = [policy for policy in policies(overlay).values() if ports(policy, "ingress") == {8265}]
+    for name in ("pretrain", "sweep", "evaluate"):
+        job = named(overlay, "RayJob", name)["spec"]
+        template = job["submitterPodTemplate"]
+        # Labels of KubeRay are on its Job and on none of its pods.
+        label = {"matchLabels": template["metadata"]["labels"]}
+        assert {"podSelector": label} in heads["ingress"][0]["from"]
+        assert [p for p in policies(overlay).values() if p["podSelector"] == label and ports(p, "egress") == {8265}]
+        assert template["spec"]["restartPolicy"] == "Never"
+        (container,) = template["spec"]["containers"]
+        # KubeRay gives its own command, which holds the entry point, and the token to a container that has no command.
+        assert not {"command", "args"} & set(container)
+        # Its shell expands the variables of the entry point.
+        (source,) = container["envFrom"]
+        known = named(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
+        used = set(re.findall(r"\$(\w+)", job["entrypoint"]))
+        assert used
+        assert used <= set(known)
 
 
 def test_spot_workers_may_go_and_the_head_may_not() -> None:
@@ -221,3 +247,13 @@ def clusters(overlay: str) -> list[dict[str, Any]]:
         *jobs,
         named(overlay, "RayService")["spec"]["rayClusterConfig"],
     ]
+
+
+def policies(overlay: str) -> dict[str, dict[str, Any]]:
+    """The network policies of an overlay by name."""
+    return {r["metadata"]["name"]: r["spec"] for r in built(overlay) if r["kind"] == "NetworkPolicy"}
+
+
+def ports(policy: dict[str, Any], direction: str) -> set[int]:
+    """The ports that a policy opens to what enters or leaves."""
+    return {port["port"] for rule in policy.get(direction, []) for port in rule.get("ports", [])}
