@@ -180,6 +180,26 @@ def test_nothing_passes_the_network_but_what_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("overlay", NAMES)
+def test_encoders_of_hubs_are_read_from_the_shared_volume(overlay: str) -> None:
+    assert "HF_HUB_OFFLINE=1" in (ROOT / "infra" / "images" / "Dockerfile").read_text()
+    hub = Path(named(overlay, "ConfigMap", "rayzero-storage")["data"]["HF_HOME"])
+    for cluster in clusters(overlay):
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            pod = group["template"]["spec"]
+            shared = [v["name"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
+            mounts = [m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] in shared]
+            assert mounts == [str(hub.parent)]
+            assert {"configMapRef": {"name": "rayzero-storage"}} in pod["containers"][0]["envFrom"]
+
+
+def test_the_documented_fill_names_the_encoders_of_radzero() -> None:
+    preset = load_config(ROOT / "jobs" / "presets" / "radzero.yaml")
+    (fill,) = [line for line in (ROOT / "infra" / "README.md").read_text().splitlines() if "HF_HUB_OFFLINE=0" in line]
+    assert preset.vision.encoder in fill
+    assert preset.text.encoder in fill
+
+
+@pytest.mark.parametrize("overlay", NAMES)
 def test_submitters_know_the_addresses_and_reach_the_dashboard(overlay: str) -> None:
     (heads,) = [policy for policy in policies(overlay).values() if ports(policy, "ingress") == {8265}]
     for name in ("pretrain", "sweep", "evaluate"):
