@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -205,6 +206,18 @@ def test_the_documented_fill_names_the_encoders_of_radzero() -> None:
     (fill,) = [line for line in (ROOT / "infra" / "README.md").read_text().splitlines() if "HF_HUB_OFFLINE=0" in line]
     assert preset.vision.encoder in fill
     assert preset.text.encoder in fill
+
+
+def test_the_documented_patch_names_the_storage_class(tmp_path: Path) -> None:
+    readme = (ROOT / "infra" / "README.md").read_text()
+    (patches,) = re.findall(r"^```\n(patches:\n.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    base = os.path.relpath(OVERLAYS / "gpu", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(f"resources:\n  - {base}\n{patches}")
+    done = subprocess.run([KUBECTL, "kustomize", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (claim,) = [r for r in yaml.safe_load_all(done.stdout) if r["kind"] == "PersistentVolumeClaim"]
+    assert claim["spec"]["storageClassName"] == "efs"
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
 @pytest.mark.parametrize("overlay", NAMES)
