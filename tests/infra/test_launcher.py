@@ -53,3 +53,29 @@ def test_on_aws_only_ssh_enters_and_disks_are_encrypted() -> None:
     for node in config["available_node_types"].values():
         assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
         assert node["node_config"]["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_containers_get_the_gpus_and_the_encoders_of_hubs(path: Path) -> None:
+    options = read(path)["docker"]["run_options"]
+    # The NVIDIA runtime reads these in the environment; the image, which is not one of NVIDIA's, does not set them.
+    assert {"--env NVIDIA_VISIBLE_DEVICES=all", "--env NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(options)
+    # The image asks no hub: either it may, or what was fetched lies where every machine sees it.
+    shared = {"--volume /shared:/shared", "--env HF_HOME=/shared/hub"} <= set(options)
+    assert shared != ("--env HF_HUB_OFFLINE=0" in options)
+
+
+def test_on_aws_the_head_alone_may_start_machines_and_one_worker_stays() -> None:
+    config = read(LAUNCHER / "aws.yaml")
+    before = (LAUNCHER / "aws.yaml").read_text().split("cluster_name:")[0]
+    profiles = {name: t["node_config"]["IamInstanceProfile"]["Name"] for name, t in nodes(config).items()}
+    assert profiles == {"head": "rayzero-head", "gpu": "rayzero", "gpu-spot": "rayzero"}
+    assert all(f"`{profile}`" in before for profile in profiles.values())
+    assert all(right in before for right in ("ec2:RunInstances", "ec2:TerminateInstances", "iam:PassRole"))
+    assert nodes(config)["gpu"]["min_workers"] == 1
+
+
+def nodes(config: dict[str, Any]) -> dict[str, Any]:
+    """The node types of a file by name."""
+    types: dict[str, Any] = config["available_node_types"]
+    return types

@@ -79,3 +79,50 @@ def test_every_alert_is_in_the_failure_handbook() -> None:
     handbook = (MONITORING.parent / "README.md").read_text()
     rules = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"][0]["rules"]
     assert not [rule["alert"] for rule in rules if f"`{rule['alert']}`" not in handbook]
+
+
+@promtool
+@pytest.mark.parametrize("cluster", ["", ', ray_io_cluster="a"'], ids=["local", "kubernetes"])
+def test_the_alert_of_nodes_fires_for_one_that_is_lost_and_for_no_job_that_ends(tmp_path: Path, cluster: str) -> None:
+    """The head answers for 30 minutes. One worker fails to answer at 5; one is no target any more from 5 on."""
+    other = ', ray_io_cluster="b"'
+    series = {
+        f'up{{instance="head"{cluster}}}': "1x30",
+        f'up{{instance="silent"{cluster}}}': "1x4 0x24",
+        f'up{{instance="lost"{cluster}}}': "1x4 stale _x24",
+        # A job's cluster, which ended.
+        f'up{{instance="job-head"{other}}}': "1x4 stale _x24",
+        f'up{{instance="job-worker"{other}}}': "1x4 stale _x24",
+    }
+
+    def alerts(*instances: str) -> list[dict[str, Any]]:
+        own = {"ray_io_cluster": "a"} if cluster else {}
+        summary = "{} is gone or does not answer Prometheus"
+        return [
+            {
+                "exp_labels": {"severity": "warning", "instance": one, **own},
+                "exp_annotations": {"summary": summary.format(one)},
+            }
+            for one in instances
+        ]
+
+    test = {
+        "rule_files": [str(MONITORING / "alerts.yaml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "alert_rule_test": [
+                    {"eval_time": "4m", "alertname": "NodeDoesNotAnswer", "exp_alerts": []},
+                    {"eval_time": "8m", "alertname": "NodeDoesNotAnswer", "exp_alerts": alerts("silent", "lost")},
+                    {"eval_time": "25m", "alertname": "NodeDoesNotAnswer", "exp_alerts": alerts("silent")},
+                ],
+            }
+        ],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

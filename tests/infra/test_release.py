@@ -54,7 +54,11 @@ def test_the_locks_agree_with_each_other_and_with_what_is_tested() -> None:
 
 def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["embedded"]]
+    # `ray up` on AWS needs boto3 on the head, and nothing else in the image would bring it.
+    extras = ("embedded", "launcher", "postgres")
+    assert set(re.findall(r"--extra (\w+)", (ROOT / "infra" / "lock").read_text())) == {*extras, "test"}
+    texts = [text for extra in extras for text in project["optional-dependencies"][extra]]
+    asked = [Requirement(text) for text in project["dependencies"] + texts]
     for path in LOCKS.values():
         locked = pins(path.read_text())
         for requirement in asked:
@@ -98,6 +102,11 @@ def test_the_image_runs_as_nobody_from_the_lock() -> None:
     assert "--require-hashes --requirement /lock.txt" in stages[1]
     assert "\nUSER 1000\n" in stages[2]
     assert "pip install" not in stages[2]
+    # `ray up` copies files into the container, and its head starts workers from within.
+    assert {"rsync", "openssh-client", "wget"} <= set(stages[2].split())
+    # What a job says of PYTHONPATH takes its place: Serve's proxy finds its module whatever it says.
+    assert re.search(r"echo /app > .*purelib.*\.pth", stages[1])
+    assert "PYTHONPATH=" not in stages[2]
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", IMAGE.read_text(), re.MULTILINE)
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for source in " ".join(copied).split():
