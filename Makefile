@@ -26,6 +26,9 @@ test: .venv/installed lint
 	infra/install-axe
 	@echo "== Orthanc, for the tests of the server with a PACS"
 	infra/install-orthanc
+	@echo "== Prometheus and Redis, for the tests of the local cluster"
+	infra/install-without-service prometheus
+	infra/install-without-service redis-server
 	@# Two processes: one has the tests with Ray clusters, which mostly wait (see tests/conftest.py).
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
@@ -51,7 +54,8 @@ lint: .venv/installed
 
 # CLUSTER="--workers 4 --redis" and the like; `python -m infra.local up --help` has the list.
 cluster: .venv/installed
-	infra/install-prometheus
+	infra/install-without-service prometheus
+	$(if $(findstring --redis,$(CLUSTER)),infra/install-without-service redis-server)
 	$(BIN)/python -m infra.local up $(CLUSTER)
 
 cluster-down:
