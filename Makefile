@@ -15,6 +15,7 @@ help:
 	@echo "make dist       wheel and source distribution in dist/"
 	@echo "make sbom       what images contain, as CycloneDX, in dist/"
 	@echo "make audit      known vulnerabilities of what images contain"
+	@echo "make clean      end the cluster, remove .venv and what was built; runs stay"
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -79,4 +80,6 @@ audit: .venv/installed
 	$(BIN)/pip-audit --strict --requirement infra/locks/cuda.txt --disable-pip --progress-spinner off
 
 clean:
-	rm -rf .venv runs build dist
+	@# What is needed to end a cluster lies in runs and in .venv; runs are the work of whoever ran them, and stay.
+	if [ -e runs/cluster/cluster.json ]; then $(BIN)/python -m infra.local down; fi
+	rm -rf .venv build dist
