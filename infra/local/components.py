@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from infra.local.errors import ClusterError
@@ -118,8 +119,17 @@ def _health(settings: Settings, index: int) -> str:
 
 
 def gpus_of(index: int, workers: int) -> list[str]:
-    """The GPUs of this machine that worker ``index`` (from 1) of ``workers`` gets: each to one of them."""
-    every = sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+    """The GPUs, as CUDA names them, that worker ``index`` (from 1) of ``workers`` gets: each to one of them.
+
+    Of those that ``CUDA_VISIBLE_DEVICES`` allows, where it is set.
+    """
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        # CUDA counts from 0 whatever the numbers of the device files: a container may hold nvidia5 alone.
+        every = [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    else:
+        # As CUDA reads it: what follows an entry that names no device is not seen.
+        every = list(takewhile(lambda name: name not in ("", "-1"), (name.strip() for name in allowed.split(","))))
     return every[index - 1 :: workers]
 
 

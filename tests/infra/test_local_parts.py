@@ -127,10 +127,24 @@ def test_nodes_find_no_other_cluster_and_show_no_secret(tmp_path: Path, monkeypa
 
 
 def test_gpus_go_to_one_worker_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    devices = [Path(f"/dev/nvidia{index}") for index in (0, 10, 2)]
+    # A container may hold some of a machine's device files: CUDA counts them from 0.
+    devices = [Path(f"/dev/nvidia{index}") for index in (1, 10, 5)]
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(devices))
-    assert components.gpus_of(1, 2) == ["0", "10"]
-    assert components.gpus_of(2, 2) == ["2"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert components.gpus_of(1, 2) == ["0", "2"]
+    assert components.gpus_of(2, 2) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "first", "second"),
+    [("3, 1,2", ["3", "2"], ["1"]), ("GPU-8932f937", ["GPU-8932f937"], []), ("0,-1,2", ["0"], []), ("", [], [])],
+)
+def test_only_the_gpus_that_this_user_may_see_go_to_workers(
+    monkeypatch: pytest.MonkeyPatch, allowed: str, first: list[str], second: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert components.gpus_of(1, 2) == first
+    assert components.gpus_of(2, 2) == second
 
 
 def test_what_is_saved_is_read_again_and_private(tmp_path: Path) -> None:
