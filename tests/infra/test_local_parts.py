@@ -176,3 +176,18 @@ def test_without_a_cluster_there_is_one_clear_message(tmp_path: Path, capsys: py
 def test_an_unknown_component_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="no component 'worker-9'; this cluster has redis, head, worker-1, worker-2"):
         cluster.kill(sample(tmp_path), "worker-9")
+
+
+def test_a_shell_that_sources_the_environment_has_the_programs_and_the_address(tmp_path: Path) -> None:
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    local = sample(folder)
+    (folder / "environment.sh").write_text(cluster._shell_environment(local))
+    script = '. ./environment.sh; command -v ray; echo "$RAY_ADDRESS"; cat "$RAY_AUTH_TOKEN_PATH"'
+    # A fresh one, whose PATH knows nothing of where this is installed.
+    environment = {"PATH": "/usr/bin:/bin", "RAY_AUTH_TOKEN": "another"}
+    shell = ["sh", "-euc", f'{script}; test -z "${{RAY_AUTH_TOKEN:-}}"']
+    done = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    ray, address, token = done.stdout.splitlines()
+    assert (ray, address) == (str(components.BIN / "ray"), local.dashboard)
+    assert token == "secret-token"
