@@ -118,9 +118,10 @@ def describe(settings: Settings) -> str:
         f"Optuna dashboard  http://127.0.0.1:{ports['optuna']}   of {newest_study(settings)}",
         f"nodes             {', '.join(alive_nodes(settings))} in {where[settings.network.kind]}",
         "",
-        f"submit a job      source {shlex.quote(str(settings.folder / 'environment.sh'))}   (the lake is one that `make demo` makes)",
+        f"submit a job      source {shlex.quote(str(settings.folder / 'environment.sh'))}",
         "                  ray job submit --working-dir . -- python -m jobs.pretrain --preset quickstart \\",
         f"                      data.lake={settings.runs / 'demo' / 'lake'} storage={settings.runs}",
+        "                      (make demo makes that lake)",
         "stop everything   make cluster-down",
     ]
     return "\n".join(lines)

@@ -13,6 +13,8 @@ from infra.local.errors import ClusterError
 from infra.local.settings import NODE_PORTS, Settings
 
 BIN = Path(sys.executable).parent
+_ROOT = Path(__file__).parents[2]
+_CODE = (str(_ROOT), str(_ROOT / "platform"))
 
 # Debian packages of the programs that pip cannot install.
 _PACKAGES = {"prometheus": "prometheus", "redis-server": "redis-server"}
@@ -68,6 +70,9 @@ def _ray(settings: Settings, index: int) -> dict[str, str]:
         "RAY_PROMETHEUS_HOST": f"http://127.0.0.1:{settings.ports['prometheus']}",
         # Gloo asks the machine's host name, which is the same in every namespace.
         "GLOO_SOCKET_IFNAME": settings.network.interface(index),
+        # As in the images: what stands in Ray Serve's proxy (see serve/proxy.py), which no job's environment reaches.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy.middlewares",
+        "PYTHONPATH": os.pathsep.join(path for path in (*_CODE, os.environ.get("PYTHONPATH")) if path),
     }
     if settings.redis:
         environment |= {

@@ -126,6 +126,22 @@ def test_nodes_find_no_other_cluster_and_show_no_secret(tmp_path: Path, monkeypa
         assert shown == ({"secret-redis-password"} if component.name == "head" else set())
 
 
+def test_nodes_bring_the_middleware_of_serves_proxy_and_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    nodes = [c for c in components.components(sample(tmp_path)) if c.name == "head" or c.name.startswith("worker")]
+    for node in nodes:
+        root, platform, callers = node.environment["PYTHONPATH"].split(os.pathsep)
+        module, function = node.environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].rsplit(".", 1)
+        assert f"def {function}()" in Path(root, *module.split(".")).with_suffix(".py").read_text()
+        assert Path(platform, "rayzero").is_dir()
+        assert callers == "/elsewhere"
+    monkeypatch.delenv("PYTHONPATH")
+    # An empty entry would be whatever folder a process happens to be in.
+    assert "" not in components.components(sample(tmp_path))[1].environment["PYTHONPATH"].split(os.pathsep)
+
+
 def test_gpus_go_to_one_worker_each(monkeypatch: pytest.MonkeyPatch) -> None:
     # A container may hold some of a machine's device files: CUDA counts them from 0.
     devices = [Path(f"/dev/nvidia{index}") for index in (1, 10, 5)]
