@@ -15,6 +15,7 @@ help:
 	@echo "make dist       wheel and source distribution in dist/"
 	@echo "make sbom       what images contain, as CycloneDX, in dist/"
 	@echo "make audit      known vulnerabilities of what images contain"
+	@echo "make clean      end the cluster, remove .venv and what was built; runs stay"
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -26,6 +27,9 @@ test: .venv/installed lint
 	infra/install-axe
 	@echo "== Orthanc, for the tests of the server with a PACS"
 	infra/install-orthanc
+	@echo "== Prometheus and Redis, for the tests of the local cluster"
+	infra/install-without-service prometheus
+	infra/install-without-service redis-server
 	@# Two processes: one has the tests with Ray clusters, which mostly wait (see tests/conftest.py).
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
@@ -51,7 +55,8 @@ lint: .venv/installed
 
 # CLUSTER="--workers 4 --redis" and the like; `python -m infra.local up --help` has the list.
 cluster: .venv/installed
-	infra/install-prometheus
+	infra/install-without-service prometheus
+	$(if $(findstring --redis,$(CLUSTER)),infra/install-without-service redis-server)
 	$(BIN)/python -m infra.local up $(CLUSTER)
 
 cluster-down:
@@ -75,4 +80,6 @@ audit: .venv/installed
 	$(BIN)/pip-audit --strict --requirement infra/locks/cuda.txt --disable-pip --progress-spinner off
 
 clean:
-	rm -rf .venv runs build dist
+	@# What is needed to end a cluster lies in runs and in .venv; runs are the work of whoever ran them, and stay.
+	if [ -e runs/cluster/cluster.json ]; then $(BIN)/python -m infra.local down; fi
+	rm -rf .venv build dist

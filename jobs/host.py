@@ -15,8 +15,6 @@ import httpx
 
 from rayzero.config import ConfigError
 
-_TENSORBOARD_PORT = 6006
-
 
 @dataclass
 class Host:
@@ -25,6 +23,7 @@ class Host:
     folder: Path
     port: int
     page_port: int
+    tensorboard_port: int
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -37,7 +36,8 @@ class Host:
 
     def check_ports(self) -> None:
         """Raises ConfigError, before any work is done, when a port is taken."""
-        for name, port in (("--port", self.port), ("--page-port", self.page_port)):
+        ports = {"--port": self.port, "--page-port": self.page_port, "--tensorboard-port": self.tensorboard_port}
+        for name, port in ports.items():
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     raise ConfigError(f"port {port} is in use; give another one with {name}")
@@ -53,9 +53,8 @@ class Host:
 
         server = start(AppArgs(bundles={name: bundle}, examples=str(self.folder / "examples")), port=self.port)
         self._launch("ui.app", "--server", server, "--port", str(self.page_port))
-        self._launch(
-            "tensorboard.main", "--logdir", str(self.folder), "--port", str(_TENSORBOARD_PORT), "--bind_all=false"
-        )
+        tensorboard = ("--logdir", str(self.folder), "--port", str(self.tensorboard_port), "--bind_all=false")
+        self._launch("tensorboard.main", *tensorboard)
         self._await_page(f"http://127.0.0.1:{self.page_port}")
 
     def addresses(self, dashboard: str) -> str:
@@ -66,7 +65,7 @@ class Host:
                 f"page           http://127.0.0.1:{self.page_port}",
                 f"API docs       http://127.0.0.1:{self.port}/docs",
                 f"Ray dashboard  {dashboard}",
-                f"TensorBoard    http://127.0.0.1:{_TENSORBOARD_PORT}",
+                f"TensorBoard    http://127.0.0.1:{self.tensorboard_port}",
                 "",
                 "Research use only. Ctrl-C stops everything.",
             ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -160,9 +161,11 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError("--system mrm pretrains encoders and answers no queries; --system alta runs it first")
     base = {"name": "quickstart", "system": options.system, "storage": str(folder), "data.lake": str(folder / "lake")}
     config = registry.resolve(override(preset_config(_preset(options.system), options.overrides), base))
-    host = None if options.no_serve else Host(folder, options.port, options.page_port)
+    host = None if options.no_serve else Host(folder, options.port, options.page_port, options.tensorboard_port)
     if host:
         host.check_ports()
+        # Read where Ray starts: its proxy answers what fails there as the server does (see serve/proxy.py).
+        os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.proxy.middlewares")
     dashboard = connect()
     demo = Demo(folder, config)
     sweep = not options.no_sweep and _space(config.system).is_file()
@@ -198,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-serve", action="store_true", help="stop before serving")
     parser.add_argument("--port", type=whole_number(1, 65535), default=8000, help="port of the server")
     parser.add_argument("--page-port", type=whole_number(1, 65535), default=7860, help="port of the page")
+    parser.add_argument("--tensorboard-port", type=whole_number(1, 65535), default=6006, help="port of TensorBoard")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the pretraining run")
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import shutil
 import socket
 import tempfile
@@ -18,7 +19,7 @@ from typing import Literal
 from optuna.storages import RDBStorage
 
 from infra.local import processes
-from infra.local.components import Component, check_programs, client_environment, components, newest_study
+from infra.local.components import BIN, Component, check_programs, client_environment, components, newest_study
 from infra.local.errors import ClusterError
 from infra.local.network import Kind, free_ports, plan
 from infra.local.settings import NODE_PORTS, PORTS, Settings, load, write_private
@@ -117,9 +118,10 @@ def describe(settings: Settings) -> str:
         f"Optuna dashboard  http://127.0.0.1:{ports['optuna']}   of {newest_study(settings)}",
         f"nodes             {', '.join(alive_nodes(settings))} in {where[settings.network.kind]}",
         "",
-        f"submit a job      source {settings.folder / 'environment.sh'}",
+        f"submit a job      source {shlex.quote(str(settings.folder / 'environment.sh'))}",
         "                  ray job submit --working-dir . -- python -m jobs.pretrain --preset quickstart \\",
         f"                      data.lake={settings.runs / 'demo' / 'lake'} storage={settings.runs}",
+        "                      (make demo makes that lake)",
         "stop everything   make cluster-down",
     ]
     return "\n".join(lines)
@@ -148,8 +150,7 @@ def _prepare(
     )
     settings.save()
     write_private(settings.token_file, secrets.token_hex(32))
-    exports = [f"export {name}={value}" for name, value in client_environment(settings).items()]
-    write_private(folder / "environment.sh", "\n".join(["unset RAY_AUTH_TOKEN", *exports, ""]))
+    write_private(folder / "environment.sh", _shell_environment(settings))
     shutil.copy(_MONITORING / "prometheus-local.yaml", folder / "prometheus.yaml")
     shutil.copy(_MONITORING / "alerts.yaml", folder / "alerts.yaml")
     (folder / "session").symlink_to(settings.temp)
@@ -162,6 +163,12 @@ def _prepare(
         # A title would be written over the mark that tells whose process this is.
         write_private(folder / "redis.conf", "\n".join([*lines, "set-proc-title no", ""]))
     return settings
+
+
+def _shell_environment(settings: Settings) -> str:
+    """What a shell sources to have the cluster's programs, address and token."""
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in client_environment(settings).items()]
+    return "\n".join(["unset RAY_AUTH_TOKEN", f'export PATH={shlex.quote(str(BIN))}:"$PATH"', *exports, ""])
 
 
 def _start_all(settings: Settings) -> None:

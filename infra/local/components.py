@@ -6,12 +6,15 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from infra.local.errors import ClusterError
 from infra.local.settings import NODE_PORTS, Settings
 
 BIN = Path(sys.executable).parent
+_ROOT = Path(__file__).parents[2]
+_CODE = (str(_ROOT), str(_ROOT / "platform"))
 
 # Debian packages of the programs that pip cannot install.
 _PACKAGES = {"prometheus": "prometheus", "redis-server": "redis-server"}
@@ -67,6 +70,9 @@ def _ray(settings: Settings, index: int) -> dict[str, str]:
         "RAY_PROMETHEUS_HOST": f"http://127.0.0.1:{settings.ports['prometheus']}",
         # Gloo asks the machine's host name, which is the same in every namespace.
         "GLOO_SOCKET_IFNAME": settings.network.interface(index),
+        # As in the images: what stands in Ray Serve's proxy (see serve/proxy.py), which no job's environment reaches.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy.middlewares",
+        "PYTHONPATH": os.pathsep.join(path for path in (*_CODE, os.environ.get("PYTHONPATH")) if path),
     }
     if settings.redis:
         environment |= {
@@ -118,8 +124,17 @@ def _health(settings: Settings, index: int) -> str:
 
 
 def gpus_of(index: int, workers: int) -> list[str]:
-    """The GPUs of this machine that worker ``index`` (from 1) of ``workers`` gets: each to one of them."""
-    every = sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+    """The GPUs, as CUDA names them, that worker ``index`` (from 1) of ``workers`` gets: each to one of them.
+
+    Of those that ``CUDA_VISIBLE_DEVICES`` allows, where it is set.
+    """
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        # CUDA counts from 0 whatever the numbers of the device files: a container may hold nvidia5 alone.
+        every = [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    else:
+        # As CUDA reads it: what follows an entry that names no device is not seen.
+        every = list(takewhile(lambda name: name not in ("", "-1"), (name.strip() for name in allowed.split(","))))
     return every[index - 1 :: workers]
 
 

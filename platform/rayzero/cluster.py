@@ -17,9 +17,14 @@ def join(*, cpus: int | None = None, **options: Any) -> str:
     default also follows the note that a head node leaves behind, even when that node is long gone.
 
     ``cpus`` sizes a cluster that is started here; one that is joined has its own size. ``options`` go to
-    ``ray.init``. Raises ConnectionError when the named cluster does not answer.
+    ``ray.init``. Raises ConnectionError when the named cluster does not answer, or when the address is a dashboard's.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith(("http://", "https://")):
+        raise ConnectionError(
+            f"RAY_ADDRESS={address!r} is the address of a dashboard, which takes jobs: put `ray job submit "
+            "--working-dir . --` before this command, or unset RAY_ADDRESS to run on this machine"
+        )
     if address == "local":
         options["num_cpus"] = cpus
     _check_reachable(address)

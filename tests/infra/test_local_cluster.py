@@ -230,6 +230,12 @@ def test_every_metric_of_the_dashboards_is_exported(running: Settings, server: s
         assert answer["resultType"] == "vector", expression
 
 
+def test_what_fails_in_the_proxy_is_answered_as_the_server_does(server: str) -> None:
+    answer = httpx.get(f"{server}/v1/models", headers=[(b"X-Odd", b"\xff")], timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["type"] == "urn:rayzero:problem:invalid-request"
+
+
 def test_requests_go_on_without_the_head(running: Settings, server: str) -> None:
     if running.network.kind != "namespaces":
         pytest.skip("on loopback the one proxy is the head's")

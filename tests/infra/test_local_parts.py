@@ -126,11 +126,41 @@ def test_nodes_find_no_other_cluster_and_show_no_secret(tmp_path: Path, monkeypa
         assert shown == ({"secret-redis-password"} if component.name == "head" else set())
 
 
+def test_nodes_bring_the_middleware_of_serves_proxy_and_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    nodes = [c for c in components.components(sample(tmp_path)) if c.name == "head" or c.name.startswith("worker")]
+    for node in nodes:
+        root, platform, callers = node.environment["PYTHONPATH"].split(os.pathsep)
+        module, function = node.environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].rsplit(".", 1)
+        assert f"def {function}()" in Path(root, *module.split(".")).with_suffix(".py").read_text()
+        assert Path(platform, "rayzero").is_dir()
+        assert callers == "/elsewhere"
+    monkeypatch.delenv("PYTHONPATH")
+    # An empty entry would be whatever folder a process happens to be in.
+    assert "" not in components.components(sample(tmp_path))[1].environment["PYTHONPATH"].split(os.pathsep)
+
+
 def test_gpus_go_to_one_worker_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    devices = [Path(f"/dev/nvidia{index}") for index in (0, 10, 2)]
+    # A container may hold some of a machine's device files: CUDA counts them from 0.
+    devices = [Path(f"/dev/nvidia{index}") for index in (1, 10, 5)]
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(devices))
-    assert components.gpus_of(1, 2) == ["0", "10"]
-    assert components.gpus_of(2, 2) == ["2"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert components.gpus_of(1, 2) == ["0", "2"]
+    assert components.gpus_of(2, 2) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "first", "second"),
+    [("3, 1,2", ["3", "2"], ["1"]), ("GPU-8932f937", ["GPU-8932f937"], []), ("0,-1,2", ["0"], []), ("", [], [])],
+)
+def test_only_the_gpus_that_this_user_may_see_go_to_workers(
+    monkeypatch: pytest.MonkeyPatch, allowed: str, first: list[str], second: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert components.gpus_of(1, 2) == first
+    assert components.gpus_of(2, 2) == second
 
 
 def test_what_is_saved_is_read_again_and_private(tmp_path: Path) -> None:
@@ -162,3 +192,18 @@ def test_without_a_cluster_there_is_one_clear_message(tmp_path: Path, capsys: py
 def test_an_unknown_component_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="no component 'worker-9'; this cluster has redis, head, worker-1, worker-2"):
         cluster.kill(sample(tmp_path), "worker-9")
+
+
+def test_a_shell_that_sources_the_environment_has_the_programs_and_the_address(tmp_path: Path) -> None:
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    local = sample(folder)
+    (folder / "environment.sh").write_text(cluster._shell_environment(local))
+    script = '. ./environment.sh; command -v ray; echo "$RAY_ADDRESS"; cat "$RAY_AUTH_TOKEN_PATH"'
+    # A fresh one, whose PATH knows nothing of where this is installed.
+    environment = {"PATH": "/usr/bin:/bin", "RAY_AUTH_TOKEN": "another"}
+    shell = ["sh", "-euc", f'{script}; test -z "${{RAY_AUTH_TOKEN:-}}"']
+    done = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    ray, address, token = done.stdout.splitlines()
+    assert (ray, address) == (str(components.BIN / "ray"), local.dashboard)
+    assert token == "secret-token"

@@ -7,6 +7,7 @@ is succeeded after a while, and at once by another process of its machine, which
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import socket
@@ -35,7 +36,8 @@ _SETTLE_SECONDS = 0.5
 def owned(run: str) -> Iterator[None]:
     """Inside, the run folder ``run`` (a path or URL) is this process's alone.
 
-    Raises TrainingError when another driver is at it. Finding that out takes up to four beats.
+    Raises TrainingError when another driver is at it, which takes up to four beats to find out. A process that gave no
+    sign for so long that another succeeded it (a laptop that slept) is interrupted as by Ctrl-C, and raises it, too.
     """
     fs, root = open_url(run)
     path = f"{root}/{FILE}"
@@ -46,16 +48,23 @@ def owned(run: str) -> Iterator[None]:
     # Of several that found the place empty at once, the last to write has it.
     time.sleep(_SETTLE_SECONDS)
     _check_still(_read(fs, path), mine, run)
-    done = threading.Event()
-    beats = threading.Thread(target=_renew, args=(fs, path, mine, done), name="run-owner", daemon=True)
+    done, succeeded = threading.Event(), threading.Event()
+    renewing = (fs, path, run, mine, done, succeeded)
+    beats = threading.Thread(target=_renew, args=renewing, name="run-owner", daemon=True)
     beats.start()
     try:
         yield
+    except (KeyboardInterrupt, SystemExit):
+        # Ray Train, interrupted, ends with SystemExit(0): nobody should take that for a finished run.
+        if succeeded.is_set():
+            raise TrainingError(f"{run} went on under another driver; this one stopped") from None
+        raise
     finally:
         done.set()
         beats.join()
-        with suppress(OSError, BotoCoreError):
-            if (_read(fs, path) or {}).get("owner") == mine["owner"]:
+        # Without patience: whatever ended the body should be heard now, and a record that stays is seen to be old.
+        with suppress(OSError, BotoCoreError, ValueError):
+            if _record(fs, path).get("owner") == mine["owner"]:
                 fs.rm_file(path)
 
 
@@ -82,12 +91,36 @@ def _check_still(now: dict[str, Any] | None, expected: dict[str, Any], run: str)
         )
 
 
-def _renew(fs: AbstractFileSystem, path: str, mine: dict[str, Any], done: threading.Event) -> None:
+def _renew(
+    fs: AbstractFileSystem,
+    path: str,
+    run: str,
+    mine: dict[str, Any],
+    done: threading.Event,
+    succeeded: threading.Event,
+) -> None:
+    """Say every beat that this driver lives; interrupt it when another has taken its place."""
     while not done.wait(BEAT_SECONDS):
         mine["beat"] += 1
         # A store that is away is away for those who watch, too.
         with suppress(OSError, BotoCoreError):
-            _write(fs, path, mine)
+            other = _another(fs, path, mine)
+            if other is None:
+                _write(fs, path, mine)
+                continue
+            by = f"process {other.get('process')} on {other.get('machine')}"
+            print(f"{run} was taken over by {by} while this process gave no sign: stopping", flush=True)
+            succeeded.set()
+            _thread.interrupt_main()
+            return
+
+
+def _another(fs: AbstractFileSystem, path: str, mine: dict[str, Any]) -> dict[str, Any] | None:
+    """The record, where it is another driver's."""
+    with suppress(FileNotFoundError, ValueError):  # removed, or damaged: written anew
+        record = _record(fs, path)
+        return record if record.get("owner") != mine["owner"] else None
+    return None
 
 
 def _write(fs: AbstractFileSystem, path: str, record: dict[str, Any]) -> None:
@@ -95,15 +128,22 @@ def _write(fs: AbstractFileSystem, path: str, record: dict[str, Any]) -> None:
 
 
 def _read(fs: AbstractFileSystem, path: str) -> dict[str, Any] | None:
-    fs.invalidate_cache()
+    """The record, if there is one, from a store that may be away for minutes."""
     try:
-        content = patiently(lambda: fs.cat_file(path), "looking for another driver of this run")
+        return patiently(lambda: _record(fs, path), "looking for another driver of this run")
     except FileNotFoundError:
         return None
-    try:
-        return dict(json.loads(content))
     except ValueError:
         raise TrainingError(f"{path} is damaged; if no other process trains this run, delete it") from None
+
+
+def _record(fs: AbstractFileSystem, path: str) -> dict[str, Any]:
+    """The record as it is now. Raises FileNotFoundError without one, ValueError for one that is damaged."""
+    fs.invalidate_cache()
+    record = json.loads(fs.cat_file(path))
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds no record")
+    return record
 
 
 def _machine() -> str:
