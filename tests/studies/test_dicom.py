@@ -322,3 +322,11 @@ def test_deflated_bomb_is_refused_before_it_expands() -> None:
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = b"".join(deflater.compress(bytes(2**20)) for _ in range(160)) + deflater.flush()
     assert "expands" in _refusal(data[:end] + bomb).reason
+    # The length of the header's first group does not hide what follows it: not when it is absent, nor when it lies.
+    assert "expands" in _refusal(data[:132] + data[144:end] + bomb).reason
+    assert "expands" in _refusal(data[:140] + bytes(4) + data[144:end] + bomb).reason
+
+
+def test_a_deflated_film_reads_without_the_length_of_its_first_group() -> None:
+    data = encode(dataset(ramp()), uid.DeflatedExplicitVRLittleEndian)
+    np.testing.assert_array_equal(read_radiograph(data[:132] + data[144:]).array(), ramp())

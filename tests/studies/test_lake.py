@@ -146,6 +146,17 @@ def test_parquet_states_the_schema_version(tmp_path: Path) -> None:
     assert pq.read_schema(path).metadata[b"rayzero.schema_version"] == SCHEMA_VERSION.encode()
 
 
+def test_a_study_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(writer: pq.ParquetWriter, table: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(lakes.pq.ParquetWriter, "write_table", full)
+    with pytest.raises(LakeError, match=r"part-00000\.parquet at study s1: no space left"):
+        write_lake(str(tmp_path), [_study(1)])
+    with pytest.raises(LakeError, match="at studies s1 to s3: no space left"):
+        write_lake(str(tmp_path), [_study(n) for n in (1, 2, 3)])
+
+
 def test_lake_lives_on_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
     server.start()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.sandbox import Limits, Sandbox
 from rayzero.studies.volumes import read_volume
+from rayzero.studies.voxels import VolumeHeader
 from tests.studies.films import dataset, encode, film_bytes, lut, ramp, raster, syntaxes
-from tests.studies.scans import chest, nifti_bytes, series, zipped
+from tests.studies.scans import chest, nifti_bytes, npz_bytes, series, slice_bytes, zipped
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,42 @@ def test_rasters_and_curves_pass_too(sandbox: Sandbox) -> None:
 def test_volumes_read_as_they_do_here(sandbox: Sandbox) -> None:
     for data in (nifti_bytes(chest()), zipped(series(chest()))):
         assert sandbox.read_volume(data, name="s1/ct") == read_volume(data, name="s1/ct")
-    with pytest.raises(StudyFileError, match="file 1 of the archive"):
+    with pytest.raises(StudyFileError, match="file 1 of the series"):
         sandbox.read_volume(zipped({"DOE^JANE.dcm": b"no slice", "other.dcm": b"none"}))
+
+
+def test_what_a_table_says_of_a_volume_arrives(sandbox: Sandbox) -> None:
+    """Axes that turn the array, a spacing that is no binary fraction, and a scale."""
+    header = VolumeHeader(
+        axes=((0, 0.1, -1), (0, 1, 0.1), (-1, 0, 0)), spacing_mm=(0.1, 0.7, 1 / 3), slope=0.5, intercept=-1024.0
+    )
+    stored = ((chest().astype(np.int32) + 1024) * 2).astype(np.int16)
+    for data in (nifti_bytes(stored), npz_bytes(ct=stored)):
+        image = sandbox.read_volume(data, name="s1/ct", header=header)
+        assert image == read_volume(data, name="s1/ct", header=header)
+        np.testing.assert_array_equal(image.array(), chest()[::-1, :, ::-1])
+        assert image.spacing_mm == header.spacing_mm
+
+
+def test_the_files_of_a_series_read_as_their_zip_does(sandbox: Sandbox) -> None:
+    files = series(chest())
+    assert sandbox.read_series(files.values(), name="s1/ct") == read_volume(zipped(files), name="s1/ct")
+    damaged = [slice_bytes(chest(), 0), b"no slice"]
+    with pytest.raises(StudyFileError, match="file 2 of the series: not a DICOM file"):
+        sandbox.read_series(damaged)
+
+
+def test_a_series_beyond_the_limit_is_not_read_on() -> None:
+    asked: list[int] = []
+
+    def files() -> Iterator[bytes]:
+        for k in range(6):
+            asked.append(k)
+            yield bytes(1000)
+
+    with Sandbox(limits=Limits(file_bytes=3000)) as small, pytest.raises(StudyFileError, match="beyond 3,000 bytes"):
+        small.read_series(files())
+    assert asked == [0, 1, 2]
 
 
 def test_a_refusal_has_its_stage_and_reason(sandbox: Sandbox) -> None:
@@ -120,6 +156,42 @@ for attempt in (lambda: open("/etc/hostname"), socket.socket, lambda: bytearray(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == ["OSError", "OSError", "MemoryError"]
+
+
+def test_a_process_ends_with_whoever_feeds_it() -> None:
+    """Even in the middle of a file, when it does not ask for more."""
+    program = """
+import time
+from rayzero.studies.sandbox_process import end_with
+end_with(0)
+time.sleep(60)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-P", "-c", program], stdin=subprocess.PIPE, env=environment)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=30) == 0
+
+
+def test_what_a_process_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "forking_reader.py").write_text("""
+import subprocess, sys
+from pathlib import Path
+started = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+Path(__file__).with_suffix(".pid").write_text(str(started.pid))
+sys.stdout.buffer.write(b"ready\\n")
+sys.stdout.buffer.flush()
+sys.stdin.buffer.read(1)
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("rayzero.studies.sandbox._PROCESS", "forking_reader")
+    with Sandbox() as one, pytest.raises(StudyFileError, match="did not survive"):
+        one.read_image(film_bytes())
+    started = Path("/proc", (tmp_path / "forking_reader.pid").read_text(), "stat")
+    deadline = time.monotonic() + 10
+    while started.exists() and started.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not started.exists() or started.read_text().split()[2] == "Z"
 
 
 def test_no_secret_of_the_environment_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,26 @@ import gzip
 import io
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 
 from rayzero.studies.errors import StudyFileError
+from rayzero.studies.sandbox import Sandbox
 from rayzero.studies.study import Image
 from rayzero.studies.volumes import read_volume
 from rayzero.studies.voxels import VolumeHeader
 from tests.studies.scans import SPACING, chest, nifti_bytes, npz_bytes, series, zipped
 
 HEADER = VolumeHeader(axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=SPACING)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as made:
+        yield made
 
 
 def _nifti(rng: np.random.Generator) -> bytes:
@@ -54,9 +62,9 @@ def _npz(rng: np.random.Generator) -> bytes:
     return _mutated(npz_bytes(ct=chest()), rng)
 
 
-def _read(data: bytes, header: VolumeHeader | None) -> Image | StudyFileError:
+def _read(read: Callable[..., Image], data: bytes, header: VolumeHeader | None) -> Image | StudyFileError:
     try:
-        return read_volume(data, header=header)
+        return read(data, header=header)
     except StudyFileError as error:
         return error
 
@@ -66,7 +74,7 @@ def test_mutants_are_read_or_refused_with_a_reason(make: Callable[[np.random.Gen
     read = refused = 0
     for seed in range(count):
         data = make(np.random.default_rng(seed))
-        image = _read(data, HEADER if make is _npz else None)
+        image = _read(read_volume, data, HEADER if make is _npz else None)
         if isinstance(image, StudyFileError):
             assert image.stage in {"open", "header", "decode", "pixels"}
             assert 10 < len(image.reason) < 400, image.reason
@@ -77,6 +85,25 @@ def test_mutants_are_read_or_refused_with_a_reason(make: Callable[[np.random.Gen
             read += 1
     assert refused > count // 5
     assert read + refused == count
+
+
+@pytest.mark.parametrize(("make", "count"), [(_nifti, 200), (_packed, 60), (_series, 60), (_npz, 60)])
+def test_mutants_fare_no_differently_in_a_confined_process(
+    sandbox: Sandbox, make: Callable[[np.random.Generator], bytes], count: int
+) -> None:
+    header = HEADER if make is _npz else None
+    processes: set[int] = set()
+    for seed in range(count):
+        data = make(np.random.default_rng(seed))
+        here = _read(partial(read_volume, anonymous=True), data, header)
+        there = _read(sandbox.read_volume, data, header)
+        if isinstance(here, StudyFileError):
+            assert isinstance(there, StudyFileError)
+            assert (there.stage, there.reason) == (here.stage, here.reason)
+        else:
+            assert there == here
+        processes.update(sandbox.processes())
+    assert len(processes) == 1  # none of them killed it
 
 
 def _peak(data: bytes, header: VolumeHeader | None = None) -> tuple[int, str]:

@@ -7,7 +7,6 @@ what shows air bright is mirrored about the range of ``BitsStored`` (see ``rayze
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
 
 from rayzero.studies.codecs import TRANSFER_SYNTAXES, decode
 from rayzero.studies.display import numbers, to_display
@@ -84,9 +84,9 @@ def view_named(text: str) -> View | None:
 def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
     """The listed ``attributes`` of the file; the rest of the header is skipped. Raises StudyFileError."""
     try:
-        _check_inflated_size(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check_inflated_size(data)
             dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(attributes))
             # Elements are converted on access: touch each here, so that a damaged one is an error of this stage.
             for element in dataset:
@@ -102,13 +102,16 @@ def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
 
 def _check_inflated_size(data: bytes) -> None:
     """Refuse a deflated file that expands beyond any radiograph, before it is expanded in full."""
-    if data[128:132] != b"DICM" or data[132:138] != b"\x02\x00\x00\x00UL" or len(data) < 144:
+    if data[128:132] != b"DICM":
         return
-    end = 144 + int(struct.unpack_from("<I", data, 140)[0])
-    if uid.DeflatedExplicitVRLittleEndian.encode() not in data[144:end]:
+    file = io.BytesIO(data)
+    file.seek(132)
+    # By the parser that will expand the file, which goes by the tags: the group's length may be absent, or a lie.
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
         return
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflater.decompress(data[end:], 2 * MAX_PIXELS + 2**24)
+    inflater.decompress(data[file.tell() :], 2 * MAX_PIXELS + 2**24)
     if inflater.unconsumed_tail:
         raise StudyFileError("open", "the deflated file expands beyond the size of any radiograph")
 

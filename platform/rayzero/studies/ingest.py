@@ -33,6 +33,7 @@ PART_STUDIES = 256
 """Studies in one file of the lake, at most: one task's work, and what is done again when a node is lost."""
 
 _READ_AHEAD = 4  # studies that a task fetches while it decodes and writes another: hides the latency of a store
+_VOLUMES_AHEAD = 1  # the same where one of them holds a volume, which may take gigabytes
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,22 @@ def ingest_refs(refs: Iterable[StudyRef], *, root: str, journal: Journal, name: 
 
 def _loaded(refs: Iterable[StudyRef], root: str) -> Iterator[tuple[Study | None, list[Quarantined]]]:
     """``refs`` loaded, in order, a few ahead of the one that is asked for."""
-    waiting: deque[Future[tuple[Study | None, list[Quarantined]]]] = deque()
-    remaining = iter(refs)
+    waiting: deque[tuple[StudyRef, Future[tuple[Study | None, list[Quarantined]]]]] = deque()
+    remaining = deque(refs)
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        waiting.extend(pool.submit(load, ref, root) for ref in islice(remaining, _READ_AHEAD))
+
+        def submit() -> None:
+            while remaining:
+                volumes = remaining[0].has_volume or any(ref.has_volume for ref, _ in waiting)
+                if len(waiting) >= (_VOLUMES_AHEAD if volumes else _READ_AHEAD):
+                    return
+                ref = remaining.popleft()
+                waiting.append((ref, pool.submit(load, ref, root)))
+
+        submit()
         while waiting:
-            loaded = waiting.popleft().result()
-            waiting.extend(pool.submit(load, ref, root) for ref in islice(remaining, 1))
+            loaded = waiting.popleft()[1].result()
+            submit()
             yield loaded
 
 

@@ -36,6 +36,9 @@ GROUP_STUDIES = 32
 GROUP_BYTES = 64 * 2**20
 """A row group closes at this many studies or bytes of pixels, whichever comes first: what a reader holds at once."""
 
+MAX_STUDY_BYTES = 2**31 - 2**16
+"""Pixels that a study may hold: Parquet keeps all the images of a study in one page, and a page below 2 GiB."""
+
 _QUARANTINE = pa.schema([(name, pa.string()) for name in ("study_id", "file", "stage", "reason")])
 
 
@@ -191,7 +194,10 @@ def write_part(url: str, generation: str, name: str, studies: Iterable[Study]) -
             pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False) as writer,
         ):
             for batch in _batches(studies):
-                writer.write_table(to_table(batch))
+                try:
+                    writer.write_table(to_table(batch))
+                except (OSError, pa.ArrowException) as error:
+                    raise LakeError(f"cannot write {path} at {_named(batch)}: {error}") from error
                 groups.append((batch[0].split, len(batch)))
                 digests.extend(_digest(study) for study in batch)
                 for study in batch:
@@ -259,6 +265,12 @@ def _batches(studies: Iterable[Study]) -> Iterator[list[Study]]:
         size += weight
     if batch:
         yield batch
+
+
+def _named(batch: Sequence[Study]) -> str:
+    """The studies of a row group, for a message."""
+    first, last = batch[0].study_id, batch[-1].study_id
+    return f"study {first}" if len(batch) == 1 else f"studies {first} to {last}"
 
 
 _SINGLE = ("spacing_mm", "window", "curve", "box")

@@ -12,7 +12,9 @@ JSON and pixels, never with objects.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import queue
@@ -21,8 +23,9 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from functools import cache
 from types import TracebackType
 from typing import Any
@@ -30,6 +33,7 @@ from typing import Any
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.sandbox_process import LENGTHS, READY
 from rayzero.studies.study import Image, image_from_row
+from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader
 
 _PROCESS = "rayzero.studies.sandbox_process"
 # All the environment that it gets: no credentials, and no threads of a numerical library, which would reserve memory.
@@ -53,6 +57,18 @@ class Limits:
     wall_seconds: float = 180.0
 
 
+FILM_LIMITS = Limits()
+"""For the radiographs of a corpus."""
+
+VOLUME_LIMITS = Limits(file_bytes=4 * MAX_VOXELS, memory_bytes=12 * 2**30, cpu_seconds=600, wall_seconds=1800.0)
+"""For the volumes of a corpus.
+
+A file of the largest volume, as 32-bit numbers, is read: in memory lie its bytes and the same expanded (4 GiB each),
+then its Hounsfield units as an array and as bytes (2 GiB each). Its slices as JPEG 2000 take some minutes of processor
+time on an old machine.
+"""
+
+
 class Sandbox:
     """Up to ``workers`` reading processes, started when first needed. Its methods may be called from any thread."""
 
@@ -71,12 +87,20 @@ class Sandbox:
         """
         return self._read(data, {"name": name, "kind": "image"})
 
-    def read_volume(self, data: bytes, *, name: str = "") -> Image:
-        """As ``rayzero.studies.volumes.read_volume`` of a stranger's file, which states its own geometry.
+    def read_volume(self, data: bytes, *, name: str = "", header: VolumeHeader | None = None) -> Image:
+        """As ``rayzero.studies.volumes.read_volume``, with the names of an archive's files kept out of messages.
 
         For the rest as ``read_image``.
         """
-        return self._read(data, {"name": name, "kind": "volume"})
+        return self._read(data, {"name": name, "kind": "volume", "header": asdict(header) if header else None})
+
+    def read_series(self, files: Iterable[bytes], *, name: str = "") -> Image:
+        """The volume that the DICOM ``files`` of one series make up; messages count them from 1.
+
+        Together they are held to the limit of one file, and no further one is asked for beyond it. For the rest as
+        ``read_image``.
+        """
+        return self.read_volume(_packed(files, self._limits.file_bytes), name=name)
 
     def read_headers(self, data: bytes) -> list[dict[str, Any]]:
         """As ``rayzero.studies.headers.read_headers``; for the rest as ``read_image``."""
@@ -94,7 +118,10 @@ class Sandbox:
         process = self._idle.get()
         intact = False
         try:
-            if process is None or not process.alive():
+            if process is not None and not process.alive():
+                process.stop()
+                process = None
+            if process is None:
                 process = _Process(self._limits)
             header, payload = process.ask(request, data)
             intact = True
@@ -130,9 +157,20 @@ class Sandbox:
 
 
 @cache
-def shared_sandbox() -> Sandbox:
-    """One reading process for this process, which ends with it."""
-    return Sandbox(workers=1)
+def shared_sandbox(limits: Limits = FILM_LIMITS) -> Sandbox:
+    """One reading process of such ``limits`` for this process, which ends with it."""
+    return Sandbox(workers=1, limits=limits)
+
+
+def _packed(files: Iterable[bytes], most: int) -> bytes:
+    """A zip archive of ``files``, not compressed, in their order and under no names. Raises StudyFileError."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for place, data in enumerate(files, 1):
+            if packed.tell() + len(data) > most:
+                raise StudyFileError("open", f"the first {place} files of the series are beyond {most:,} bytes")
+            archive.writestr(f"{place}.dcm", data)
+    return packed.getvalue()
 
 
 class _Stopped(Exception):
@@ -153,13 +191,14 @@ class _Process:
             stderr=subprocess.DEVNULL,
             env=environment | _ONE_THREAD,
             bufsize=0,
+            start_new_session=True,  # a process group of its own, which stop() ends with all that it started
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._stdin, False)
         for pipe in (self._stdin, self._stdout):
-            with suppress(OSError):  # a user's pipes together are bounded
+            with contextlib.suppress(OSError):  # a user's pipes together are bounded
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._deadline = time.monotonic() + limits.wall_seconds
         try:
@@ -192,8 +231,9 @@ class _Process:
         return answer, self._receive(payload_bytes)
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
+        """End the process and any that it started, whatever they are doing."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

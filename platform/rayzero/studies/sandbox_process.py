@@ -1,8 +1,8 @@
 """The reading process behind ``rayzero.studies.sandbox``: files come in, pixels or reasons go out.
 
-A request and an answer are alike: two lengths, a JSON header, then bytes. The header of a request has ``name`` and
-``kind`` (image, volume or headers); that of an answer has the fields of an image, ``headers``, or ``stage`` and
-``reason``.
+A request and an answer are alike: two lengths, a JSON header, then bytes. The header of a request has ``name``,
+``kind`` (image, volume or headers) and, for a volume, ``header`` (the fields of a ``VolumeHeader``, or null); that of
+an answer has the fields of an image, ``headers``, or ``stage`` and ``reason``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import io
 import json
 import os
 import resource
+import select
 import struct
 import sys
+import threading
 import zipfile
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image as PillowImage
 from pydicom import dcmwrite, uid
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -26,6 +29,7 @@ from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.headers import read_headers
 from rayzero.studies.volumes import read_volume
+from rayzero.studies.voxels import VolumeHeader
 
 LENGTHS = struct.Struct("<QQ")
 """Bytes of the header and of what follows it."""
@@ -35,13 +39,30 @@ READY = b"ready\n"
 
 
 def confine(memory_bytes: int) -> None:
-    """Limit this process for good: address space beyond the present, and no further file or connection."""
+    """Limit this process for good: address space beyond the present, no further file, connection or process."""
     with open("/proc/self/statm") as file:
         present = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (present + memory_bytes,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # descriptors that are open stay so
+    # Does not bind root; what such a process starts all the same is in its group, which Sandbox ends as a whole.
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def end_with(descriptor: int) -> None:
+    """End this process once nobody can write to the pipe any more, even in the middle of a file.
+
+    The kernel's own signal for a parent's death will not do: it comes when the *thread* ends that started this process.
+    """
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(descriptor, 0)  # a hang-up alone is reported
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _warm_up() -> None:
@@ -58,6 +79,9 @@ def _warm_up() -> None:
     read_headers(_ct_slice(0.0))
     with contextlib.suppress(StudyFileError):
         read_volume(b"\x5c\x01\0\0" + bytes(340) + b"n+1\0" + bytes(200))
+    array = io.BytesIO()
+    np.savez_compressed(array, ct=np.array([-1000, 0] * 4, np.int16).reshape(2, 2, 2))
+    read_volume(array.getvalue(), header=VolumeHeader(axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=(1, 1, 1)))
     codecs.lookup("cp437")  # names in a zip archive that are not said to be UTF-8
 
 
@@ -87,11 +111,19 @@ def _allow_seconds(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + seconds + 1, most))
 
 
-def _read(data: bytes, name: str, kind: str) -> tuple[dict[str, Any], bytes]:
+def _volume_header(values: dict[str, Any] | None) -> VolumeHeader | None:
+    return None if values is None else VolumeHeader(**{**values, "axes": tuple(map(tuple, values["axes"]))})
+
+
+def _read(data: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    name, kind = request["name"], request["kind"]
     try:
         if kind == "headers":
             return {"headers": read_headers(data)}, b""
-        image = read_volume(data, name=name, anonymous=True) if kind == "volume" else read_image(data, name=name)
+        if kind == "volume":
+            image = read_volume(data, name=name, header=_volume_header(request["header"]), anonymous=True)
+        else:
+            image = read_image(data, name=name)
     except StudyFileError as error:
         return {"stage": error.stage, "reason": error.reason}, b""
     except MemoryError:
@@ -104,9 +136,9 @@ def _read(data: bytes, name: str, kind: str) -> tuple[dict[str, Any], bytes]:
 def _serve(requests: BinaryIO, answers: BinaryIO, cpu_seconds: int) -> None:
     while lengths := requests.read(LENGTHS.size):
         header_bytes, payload_bytes = LENGTHS.unpack(lengths)
-        header = json.loads(requests.read(header_bytes))
+        request = json.loads(requests.read(header_bytes))
         _allow_seconds(cpu_seconds)
-        answer, pixels = _read(requests.read(payload_bytes), header["name"], header["kind"])
+        answer, pixels = _read(requests.read(payload_bytes), request)
         text = json.dumps(answer).encode()
         answers.write(LENGTHS.pack(len(text), len(pixels)) + text)
         answers.write(pixels)
@@ -119,6 +151,7 @@ def _main(arguments: list[str]) -> None:
     # What a library prints must not get between the answers.
     answers, requests = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    end_with(requests.fileno())
     _warm_up()
     confine(memory_bytes)
     answers.write(READY)

@@ -52,8 +52,7 @@ def read_series(files: Iterable[tuple[str, bytes]], count: int, image_id: str) -
     Raises StudyFileError for a file that is not a CT slice, for slices of several series or grids, for two at one
     place, and for a missing one.
     """
-    if not 2 <= count <= MAX_SLICES:
-        raise StudyFileError("open", f"{count} DICOM files make no volume; give one series of 2 to {MAX_SLICES} slices")
+    check_count(count)
     slices: list[_Slice] = []
     for name, data in files:
         try:
@@ -66,6 +65,12 @@ def read_series(files: Iterable[tuple[str, bytes]], count: int, image_id: str) -
     _check_steps(slices, normal)
     header = stack_header(np.array([one.position for one in slices]), slices[0].axes, slices[0].spacing)
     return volume_image(image_id, np.stack([one.hu for one in slices]), header, units_stated=True)
+
+
+def check_count(count: int) -> None:
+    """Refuse more files than a series has, and fewer than make a volume."""
+    if not 2 <= count <= MAX_SLICES:
+        raise StudyFileError("open", f"{count} DICOM files make no volume; give one series of 2 to {MAX_SLICES} slices")
 
 
 def stack_header(positions: Array, axes: Array, spacing: tuple[float, float]) -> VolumeHeader:

@@ -78,7 +78,7 @@ def _read_archive(archive: zipfile.ZipFile, image_id: str, header: VolumeHeader 
     def slices() -> Iterator[tuple[str, bytes]]:
         for place, item in enumerate(members, 1):
             # zipfile never yields more than the stated size, and checks the sum at the end.
-            yield f"file {place} of the archive" if anonymous else item.filename[-80:], archive.read(item)
+            yield f"file {place} of the series" if anonymous else item.filename[-80:], archive.read(item)
 
     return read_series(slices(), len(members), image_id)
 

@@ -21,12 +21,15 @@ from rayzero.storage import open_url
 from rayzero.studies.corpora.regions import place
 from rayzero.studies.corpora.tables import Row
 from rayzero.studies.errors import CorpusError, StudyFileError
-from rayzero.studies.lake import Quarantined
-from rayzero.studies.sandbox import Limits, shared_sandbox
-from rayzero.studies.series import read_series
+from rayzero.studies.lake import MAX_STUDY_BYTES, Quarantined
+from rayzero.studies.sandbox import FILM_LIMITS, VOLUME_LIMITS, shared_sandbox
+from rayzero.studies.series import check_count
 from rayzero.studies.study import Image, Region, Report, Split, Study, View
-from rayzero.studies.volumes import is_litter, is_volume, read_volume
+from rayzero.studies.volumes import is_litter, is_volume
 from rayzero.studies.voxels import VolumeHeader
+
+_HEAD_BYTES = 512  # tell a volume from a radiograph
+_VOLUME_ENDINGS = ("/", ".nii", ".nii.gz", ".npz", ".zip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,11 @@ class StudyRef:
     parse: Callable[[str], Report] = parse_report
     labels: Mapping[str, int] = field(default_factory=dict)
     regions: tuple[Region, ...] = ()
+
+    @property
+    def has_volume(self) -> bool:
+        """Whether a volume is among its files, as far as tables and names tell: what memory to expect."""
+        return any(file.header is not None or file.path.lower().endswith(_VOLUME_ENDINGS) for file in self.files)
 
 
 class Corpus(Protocol):
@@ -110,6 +118,9 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     for file in ref.files:
         try:
             image = _read_file(fs, base, file)
+            if sum(len(one.pixels) for one in [*images, image]) > MAX_STUDY_BYTES:
+                reason = f"with it the images of the study take more than {MAX_STUDY_BYTES:,} bytes, a lake's limit"
+                raise StudyFileError("study", reason)
             images.append(replace(image, view=file.view) if file.view else image)
         except StudyFileError as error:
             refused.append(_refusal(ref, file.path, error))
@@ -157,20 +168,28 @@ def _read_file(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
         return _read_series(fs, base, file)
     data = _read(fs, base, file.path)
     if is_volume(data):
-        return read_volume(data, name=file.image_id, header=file.header)
+        return shared_sandbox(VOLUME_LIMITS).read_volume(data, name=file.image_id, header=file.header)
     return shared_sandbox().read_image(data, name=file.image_id)
 
 
 def _read_series(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
-    """The volume in a folder, one slice's file in memory at a time."""
+    """The volume in a folder, whose files may be named after a patient: messages count them in the order of names."""
     folder = _inside(base, file.path)
     try:
         paths = [str(item["name"]) for item in fs.ls(folder, detail=True) if item["type"] == "file"]
     except OSError as error:
         raise StudyFileError("open", f"the folder cannot be listed: {error.strerror or error}") from error
     names = [name for name in sorted(posixpath.basename(path) for path in paths) if not is_litter(name)]
-    slices = ((name, _read(fs, base, file.path + name)) for name in names)
-    return read_series(slices, len(names), file.image_id)
+    check_count(len(names))
+
+    def slices() -> Iterator[bytes]:
+        for k, name in enumerate(names, 1):
+            try:
+                yield _read(fs, base, file.path + name)
+            except StudyFileError as error:
+                raise StudyFileError(error.stage, f"file {k} of the series: {error.reason}") from error
+
+    return shared_sandbox(VOLUME_LIMITS).read_series(slices(), name=file.image_id)
 
 
 def _inside(base: str, path: str) -> str:
@@ -185,8 +204,11 @@ def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
     full = _inside(base, path)
     try:
         size = fs.size(full)
-        if size > Limits().file_bytes:
-            raise StudyFileError("open", f"a file of {size:,} bytes is beyond {Limits().file_bytes:,}")
+        most = FILM_LIMITS.file_bytes
+        if size > most and is_volume(fs.cat_file(full, start=0, end=_HEAD_BYTES)):
+            most = VOLUME_LIMITS.file_bytes
+        if size > most:
+            raise StudyFileError("open", f"a file of {size:,} bytes is beyond {most:,}")
         data: bytes = fs.cat_file(full)
     except FileNotFoundError:
         raise StudyFileError("open", "the file does not exist") from None
