@@ -12,10 +12,10 @@ import pytest
 from fsspec.config import conf
 
 from rayzero.studies import ingest as ingests
-from rayzero.studies.errors import CorpusError
+from rayzero.studies.errors import CorpusError, LakeError
 from rayzero.studies.ingest import Progress, chunked, ingest, ingest_refs, plan
 from rayzero.studies.journal import Journal
-from rayzero.studies.lake import commit_lake, normal_url
+from rayzero.studies.lake import commit_lake, normal_url, open_lake, write_lake
 from tests.studies.films import film_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,35 @@ def test_a_journal_serves_its_own_ingest_alone(tmp_path: Path) -> None:
     assert other.finished() == {}
     other.close()
     assert not (tmp_path / "lake" / "ingest").exists()
+
+
+def test_a_part_whose_file_is_gone_is_not_finished(tmp_path: Path) -> None:
+    """Another job that was committed to the same lake meanwhile has cleared the generation away."""
+    root, lake_url = write_folder(tmp_path / "corpus", 3), normal_url(str(tmp_path / "lake"))
+    refs, _ = plan("folder", root)
+    journal = Journal.open(lake_url, "one")
+    parts = [ingest_refs(refs, root=root, journal=journal, name=f"part-0000{n}.parquet")[0] for n in range(2)]
+    write_lake(lake_url, [])
+    other = open_lake(lake_url)
+    assert journal.finished() == {}
+    with pytest.raises(LakeError, match=r"2 of the 2 new parts are gone, the first part-00000\.parquet"):
+        commit_lake(lake_url, journal.generation, parts, [])
+    assert open_lake(lake_url).generation == other.generation
+    ingest_refs(refs, root=root, journal=journal, name=parts[0].name)
+    (tmp_path / "lake" / "data" / journal.generation / parts[1].name).touch()
+    assert list(journal.finished()) == [parts[0].name]
+
+
+def test_an_entry_of_another_generation_is_not_finished(tmp_path: Path) -> None:
+    """A task that outlives its ingest enters its part under the name of one of the next ingest's."""
+    root, lake_url = write_folder(tmp_path / "corpus", 3), normal_url(str(tmp_path / "lake"))
+    refs, _ = plan("folder", root)
+    old = Journal.open(lake_url, "one")
+    new = Journal.open(lake_url, "another")
+    part, refused = ingest_refs(refs, root=root, journal=new, name="part-00000.parquet")
+    assert new.finished() == {part.name: (part, refused)}
+    ingest_refs(refs[:1], root=root, journal=old, name=part.name)
+    assert new.finished() == {}
 
 
 def test_parts_do_not_depend_on_the_machine() -> None:
@@ -148,8 +177,11 @@ def test_a_killed_ingest_is_continued(undisturbed: tuple[str, Path], tmp_path: P
     deadline = time.monotonic() + 240
     while not list(target.glob(after)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
+    running = process.poll() is None
     process.kill()
     process.wait()
+    # The file that is waited for last is the end of the work: the process may be done by then.
+    assert running or after == "lake.json", "the ingest was over before it could be killed"
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     ours, expected = tree(target), tree(undisturbed[1])
     for files in (ours, expected):
