@@ -24,6 +24,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 
 from rayzero.config import nearest
 from rayzero.storage import make_parent, open_url, whole_file, write_whole
@@ -304,9 +305,15 @@ def _remove_debris(root: str, generation: str, names: set[str]) -> None:
     """Remove the other generations, and what interrupted writes left in this one."""
     fs, folder = open_url(f"{root}/data")
     fs.invalidate_cache()
-    for path in fs.ls(folder, detail=False):
-        if not str(path).rstrip("/").endswith(generation):
+    for path in _entries(fs, folder):
+        if path.rsplit("/", 1)[-1] != generation:
             fs.rm(path, recursive=True)
-    for path in fs.ls(f"{folder}/{generation}", detail=False):
-        if str(path).rsplit("/", 1)[-1] not in names:
+    for path in _entries(fs, f"{folder}/{generation}"):
+        if path.rsplit("/", 1)[-1] not in names:
             fs.rm_file(path)
+
+
+def _entries(fs: AbstractFileSystem, folder: str) -> list[str]:
+    """What ``folder`` holds. Some tools mark a folder of a store by an empty object of its name: it is none of it."""
+    paths = (str(path).rstrip("/") for path in fs.ls(folder, detail=False))
+    return [path for path in paths if path != folder.rstrip("/")]
