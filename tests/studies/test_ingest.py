@@ -154,6 +154,22 @@ def test_finished_parts_are_not_written_again(tmp_path: Path) -> None:
     assert ingest("folder", root, str(target), cpus=2).lake.counts["total"]["studies"] == 150
 
 
+@pytest.mark.cluster
+def test_an_ingest_that_reads_nothing_leaves_the_old_lake(tmp_path: Path) -> None:
+    root, target = Path(write_folder(tmp_path / "corpus", 5)), tmp_path / "lake"
+    films = {path: path.read_bytes() for path in root.glob("*.dcm")}
+    old = ingest("folder", str(root), str(target), cpus=2).lake
+    for path in films:
+        path.unlink()
+    with pytest.raises(CorpusError, match=r"none of the 5 studies .* 5 times for .*: open: the file does not"):
+        ingest("folder", str(root), str(target), cpus=2)
+    assert open_lake(str(target)).generation == old.generation
+    assert len(list(open_lake(str(target)).read())) == 4
+    for path, data in films.items():
+        path.write_bytes(data)
+    assert ingest("folder", str(root), str(target), cpus=2).lake.fingerprint == old.fingerprint
+
+
 def ingest_command(root: str, lake: Path) -> list[str]:
     ends = ["--root", root, "--lake", str(lake), "--cpus", "2"]
     return [sys.executable, "-m", "jobs.ingest", "--corpus", "folder", *ends]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -92,8 +92,9 @@ def ingest(
 
     ``limit`` takes the first so many studies. ``cpus`` bounds the tasks that run at once (default: all the CPUs of
     the cluster). ``exclude`` names evaluation sets whose patients stay out of train and validation, see
-    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was
-    there stays in force until all is written. The same call after an interruption continues.
+    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError, also when there are studies and
+    none can be read, or LakeError; the lake that was there stays in force until all is written. The same call after
+    an interruption continues.
     """
     root_url, lake_url = normal_url(root), normal_url(lake)
     refs, refused = plan(corpus_name, root_url, limit=limit)
@@ -115,7 +116,11 @@ def ingest(
     seconds = time.monotonic() - start
     # In the order of the plan and not of completion, so that the lake does not tell how it came about.
     ordered = [done[name] for name in chunks]
-    refused += [entry for _, entries in ordered for entry in entries]
+    unread = [entry for _, entries in ordered for entry in entries]
+    if refs and not any(part.groups for part, _ in ordered):
+        journal.close()  # what there is to read may be there the next time
+        raise CorpusError(_nothing_read(root, len(refs), unread))
+    refused += unread
     written = commit_lake(lake_url, journal.generation, [part for part, _ in ordered], refused)
     journal.close()
     return Ingested(written, tuple(refused), seconds, counter.resumed_images, excluded)
@@ -188,6 +193,17 @@ def _digest(corpus_name: str, root: str, refs: Sequence[StudyRef], refused: Sequ
     for entry in refused:
         digest.update(repr(entry).encode())
     return digest.hexdigest()
+
+
+def _nothing_read(root: str, studies: int, entries: Sequence[Quarantined]) -> str:
+    """What to say of an ingest that read none of its ``studies``: the commonest reason of their files."""
+    reasons = Counter(f"{entry.stage}: {entry.reason}" for entry in entries if entry.file and entry.stage != "report")
+    reasons = reasons or Counter(f"{entry.stage}: {entry.reason}" for entry in entries)
+    ((reason, number),) = reasons.most_common(1)
+    return (
+        f"none of the {studies:,} studies under {root} can be read, {number:,} times for this reason: {reason}; see "
+        "that every worker reaches the images and run this again; the lake that was there stays"
+    )
 
 
 class _Counter:
