@@ -15,7 +15,7 @@ from rayzero.studies import ingest as ingests
 from rayzero.studies.errors import CorpusError, LakeError
 from rayzero.studies.ingest import Progress, chunked, ingest, ingest_refs, plan
 from rayzero.studies.journal import Journal
-from rayzero.studies.lake import commit_lake, normal_url, open_lake, write_lake
+from rayzero.studies.lake import Quarantined, commit_lake, normal_url, open_lake, write_lake
 from tests.studies.films import film_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,14 @@ def test_an_entry_of_another_generation_is_not_finished(tmp_path: Path) -> None:
     assert new.finished() == {part.name: (part, refused)}
     ingest_refs(refs[:1], root=root, journal=old, name=part.name)
     assert new.finished() == {}
+
+
+def test_the_order_of_what_was_refused_makes_no_other_ingest(tmp_path: Path) -> None:
+    refs, _ = plan("folder", write_folder(tmp_path / "corpus", 3))
+    refused = [Quarantined(study_id=f"s{n}", file="a", stage="table", reason="r") for n in range(3)]
+    digests = {ingests._digest("folder", "root", refs, order) for order in (refused, refused[::-1])}
+    assert len(digests) == 1
+    assert digests != {ingests._digest("folder", "root", refs, refused[1:])}
 
 
 def test_parts_do_not_depend_on_the_machine() -> None:

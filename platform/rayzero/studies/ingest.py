@@ -190,8 +190,8 @@ def _digest(corpus_name: str, root: str, refs: Sequence[StudyRef], refused: Sequ
         # A function's own text names an address, which differs from process to process.
         plain = [getattr(v, "__qualname__", None) or (dict(v) if isinstance(v, Mapping) else v) for v in values]
         digest.update(repr(plain).encode())
-    for entry in refused:
-        digest.update(repr(entry).encode())
+    for text in sorted(map(repr, refused)):
+        digest.update(text.encode())
     return digest.hexdigest()
 
 
