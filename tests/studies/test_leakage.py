@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,28 @@ def test_trap_10_renamed_and_recompressed_images_are_recognised(tmp_path: Path) 
     refs = [ref(f"s{n}", f"p{n}", path=f"{n}.png") for n in range(3)]
     found = leakage.match_pixels([*refs, ref("gone", "p9")], str(tmp_path), [known])
     assert [(m.patient_id, m.by) for m in found] == [("p0", "by a near-equal image"), ("p1", "by equal pixels")]
+
+
+def test_a_patient_with_several_matches_has_one_in_whatever_order_they_come() -> None:
+    found = [
+        leakage.Match("p1", "b", "by equal pixels"),
+        leakage.Match("p1", "a", "by a near-equal image"),
+        leakage.Match("p1", "a", "by equal pixels"),
+        leakage.Match("p2", "b", "by a near-equal image"),
+    ]
+    for order in permutations(found):
+        assert leakage.first_matches(order, ["a", "b"]) == {"p1": found[2], "p2": found[3]}
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_an_error_of_a_task_is_its_own_one_line() -> None:
+    def no_lake(group: int) -> int:
+        raise LakeError(f"part {group} is gone")
+
+    with pytest.raises(LakeError) as raised:
+        list(leakage._map(no_lake, [1], 1))
+    assert (type(raised.value), str(raised.value)) == (LakeError, "part 1 is gone")
 
 
 @pytest.mark.parametrize(

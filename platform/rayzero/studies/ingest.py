@@ -24,10 +24,11 @@ from rayzero import __version__
 from rayzero.cluster import join
 from rayzero.studies import leakage
 from rayzero.studies.corpora import StudyRef, corpus, load, unique
-from rayzero.studies.errors import CorpusError, LakeError
+from rayzero.studies.errors import CorpusError
 from rayzero.studies.journal import Journal
 from rayzero.studies.lake import Lake, Part, Quarantined, commit_lake, normal_url, write_part
 from rayzero.studies.study import SCHEMA_VERSION, Study
+from rayzero.studies.tasks import outcome
 
 PART_STUDIES = 256
 """Studies in one file of the lake, at most: one task's work, and what is done again when a node is lost."""
@@ -255,11 +256,7 @@ def _run(
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
             name = running.pop(done)
-            try:
-                part, refused = ray.get(done)
-            except (CorpusError, LakeError) as error:
-                # Ray hands over a copy that carries the whole trace of the task in its message.
-                raise getattr(error, "cause", error) from None
+            part, refused = outcome(done)
             submit(1)
             yield name, part, refused
     finally:
