@@ -153,6 +153,28 @@ def test_folder_reads_reports_from_the_table_or_a_file(tmp_path: Path) -> None:
     assert third is None
 
 
+def test_folder_ids_are_paths_less_the_extension_of_an_image(tmp_path: Path) -> None:
+    images = [
+        "1.2.840.1;1.2.840.2",
+        "a/ONE.DCM;b.c/one.jpeg;ct/",
+        "v.nii.gz;w.nii;x.tar",
+        "a.dcm;a.png",
+        "./c.dcm;c.dcm",
+    ]
+    rows = [{"study_id": f"s{n}", "patient_id": "p", "split": "train", "images": text} for n, text in enumerate(images)]
+    _table(tmp_path / "studies.csv", rows)
+    refs, refused = _refs("folder", tmp_path)
+    assert [[file.image_id for file in ref.files] for ref in refs] == [
+        ["s0/1.2.840.1", "s0/1.2.840.2"],
+        ["s1/a/ONE", "s1/b.c/one", "s1/ct"],
+        ["s2/v", "s2/w", "s2/x.tar"],
+    ]
+    assert [(q.study_id, q.reason) for q in refused] == [
+        ("s3", "a.dcm and a.png are two files of one image id, s3/a; rename one"),
+        ("s4", "./c.dcm and c.dcm are two files of one image id, s4/c; rename one"),
+    ]
+
+
 def test_folder_reads_views_labels_and_boxes(tmp_path: Path) -> None:
     for name in ("one.dcm", "two.dcm"):
         (tmp_path / name).write_bytes(film_bytes())

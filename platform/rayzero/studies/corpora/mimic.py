@@ -5,8 +5,7 @@
     files/p10/p10000001/s50000001/<dicom_id>.{dcm,jpg}
     files/p10/p10000001/s50000001.txt           the report tree, unpacked in the same place
     mimic-cxr-2.0.0-{split,metadata,chexpert,negbio}.csv.gz     of MIMIC-CXR-JPG; copy them beside the DICOM files
-    mimic-cxr-2.1.0-test-set-labeled.csv        optional: radiologists' labels, which outrank the labeller's, blank ones
-                                                too
+    mimic-cxr-2.1.0-test-set-labeled.csv        optional: radiologists' labels, which outrank the labeller's
     mimic_cxr_sectioned.csv[.gz]                optional: the official sections, which outrank the report files of the
                                                 studies that it lists
 
