@@ -160,7 +160,8 @@ def test_trap_10_ingest_leaves_out_a_patient_of_an_evaluation_set(
         [study("rsna-pneumonia", "a", film(0), "train"), study("rsna-pneumonia", "b", recompressed(film(1)))],
     )
     write_csv(tmp_path / "none.csv", "patient_id", [["p77"]])
-    sets = [f"{other}#test", str(tmp_path / "none.csv")]
+    write_csv(tmp_path / "tested.csv", "study_id", [["s3"]])
+    sets = [f"{other}#test", str(tmp_path / "none.csv"), str(tmp_path / "tested.csv")]
     lake = str(tmp_path / "lake")
     arguments = ["--corpus", "folder", "--root", str(root), "--lake", lake, "--cpus", "2", "--exclude", *sets]
     job.run(arguments)
@@ -171,6 +172,10 @@ def test_trap_10_ingest_leaves_out_a_patient_of_an_evaluation_set(
         ("s1", "leakage", reason),
         ("s2", "leakage", reason),
     ]
-    text = capsys.readouterr().out
-    assert f"excluded     2 studies  ({sets[0]} 2, {sets[1]} 0)" in text
+    captured = capsys.readouterr()
+    text = captured.out
+    assert [line.split(" names ids")[0] for line in captured.err.splitlines() if line.startswith("warning: ")] == [
+        f"warning: --exclude {sets[1]}"
+    ]
+    assert f"excluded     2 studies  ({sets[0]} 2, {sets[1]} 0, {sets[2]} 0)" in text
     assert f"2  leakage: {reason}" in text

@@ -69,7 +69,7 @@ class Ingested:
     """The lake that was written, what was refused, and the ``seconds`` that reading and writing took.
 
     ``resumed_images`` were there from before an interruption. ``excluded`` counts the studies that were left out for
-    each evaluation set to keep apart.
+    each evaluation set to keep apart, ``strangers`` are those sets that name ids of which the corpus has none.
     """
 
     lake: Lake
@@ -77,6 +77,7 @@ class Ingested:
     seconds: float
     resumed_images: int = 0
     excluded: Mapping[str, int] = field(default_factory=dict)
+    strangers: tuple[str, ...] = ()
 
 
 def ingest(
@@ -102,10 +103,10 @@ def ingest(
     if not ray.is_initialized():
         join(cpus=cpus, log_to_driver=False)
     workers = cpus or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-    excluded: Mapping[str, int] = {}
+    left_out = leakage.Excluded(refs, [], {}, ())
     if exclude:
-        refs, leaks, excluded = leakage.exclude(corpus_name, root_url, refs, exclude, workers=workers)
-        refused += leaks
+        left_out = leakage.exclude(corpus_name, root_url, refs, exclude, workers=workers)
+        refs, refused = left_out.refs, refused + left_out.entries
     chunks = {f"part-{index:05d}.parquet": chunk for index, chunk in enumerate(chunked(refs, _part_size(len(refs))))}
     journal = Journal.open(lake_url, _digest(corpus_name, root_url, refs, refused))
     done = {name: entry for name, entry in journal.finished().items() if name in chunks}
@@ -124,7 +125,7 @@ def ingest(
     refused += unread
     written = commit_lake(lake_url, journal.generation, [part for part, _ in ordered], refused)
     journal.close()
-    return Ingested(written, tuple(refused), seconds, counter.resumed_images, excluded)
+    return Ingested(written, tuple(refused), seconds, counter.resumed_images, left_out.counts, left_out.strangers)
 
 
 def plan(corpus_name: str, root: str, *, limit: int | None = None) -> tuple[list[StudyRef], list[Quarantined]]:

@@ -72,6 +72,11 @@ class Known:
     signatures: Signatures = field(default_factory=lambda: np.zeros((0, GRID * GRID), np.float32))
 
     @property
+    def has_ids(self) -> bool:
+        """Whether patients, studies or images are known by ids of the corpus to be ingested."""
+        return bool(self.patients or self.studies or self.images)
+
+    @property
     def has_pixels(self) -> bool:
         """Whether images are known by what they show."""
         return bool(self.hashes) or len(self.signatures) > 0
@@ -86,10 +91,22 @@ class Match:
     by: str
 
 
-def exclude(
-    corpus_name: str, root: str, refs: Sequence[StudyRef], sources: Sequence[str], *, workers: int
-) -> tuple[list[StudyRef], list[Quarantined], dict[str, int]]:
-    """``refs`` without the patients of ``sources``, an entry for each study left out, and their number by source.
+@dataclass(frozen=True)
+class Excluded:
+    """What exclusion leaves: ``refs``, an entry for each study left out, and their number by source.
+
+    ``strangers`` are the sources that name ids of the corpus, not one of which it has: most often they are written
+    otherwise there, or are of another copy.
+    """
+
+    refs: list[StudyRef]
+    entries: list[Quarantined]
+    counts: Mapping[str, int]
+    strangers: tuple[str, ...]
+
+
+def exclude(corpus_name: str, root: str, refs: Sequence[StudyRef], sources: Sequence[str], *, workers: int) -> Excluded:
+    """``refs`` without the patients of ``sources``.
 
     A source is a lake, ``LAKE#split`` for one split of it, or a CSV file (``read_list``). Sets with pixels have every
     image of ``refs`` decoded once for the comparison, as Ray tasks. Raises LakeError or CorpusError.
@@ -113,7 +130,8 @@ def exclude(
         for name, match in zip(names, left, strict=True)
     ]
     counts = Counter(match.source for match in left)
-    return kept, entries, {source: counts[source] for source in sources}
+    strangers = tuple(one.source for one in known if one.has_ids and not counts[one.source] and not _met(refs, one))
+    return Excluded(kept, entries, {source: counts[source] for source in sources}, strangers)
 
 
 def first_matches(found: Iterable[Match], sources: Sequence[str]) -> dict[str, Match]:
@@ -195,6 +213,11 @@ def match_ids(refs: Iterable[StudyRef], known: Sequence[Known]) -> Iterator[Matc
             else:
                 continue
             break
+
+
+def _met(refs: Iterable[StudyRef], known: Known) -> bool:
+    """Whether ``refs``, the test split among them, have an id of ``known``."""
+    return next(match_ids(refs, [known]), None) is not None
 
 
 def match_pixels(refs: Iterable[StudyRef], root: str, known: Sequence[Known]) -> list[Match]:
