@@ -15,6 +15,7 @@ from rayzero.reports.extraction.cache import AnswerCache
 from rayzero.reports.extraction.endpoint import Endpoint, EndpointSettings
 from rayzero.reports.extraction.rules import Rules
 from rayzero.reports.extraction.styles import STYLES, find_style
+from rayzero.studies.card import write_card
 from rayzero.studies.lake import open_lake
 from rayzero.studies.sentences import Rewritten, rewrite_sentences
 from rayzero.studies.vllm_batches import VllmBatches, VllmSettings
@@ -26,7 +27,7 @@ KEY = "RAYZERO_EXTRACTION_API_KEY"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parse ``arguments`` and run one extraction."""
+    """Parse ``arguments``, run one extraction, and describe the new lake in its data card."""
     options = _parser().parse_args(arguments)
     result = rewrite_sentences(
         open_lake(options.lake),
@@ -38,6 +39,7 @@ def run(arguments: Sequence[str]) -> None:
         on_progress=_Printer(),
     )
     print(summary(result))
+    print(f"data card   {write_card(result.lake)}")
 
 
 def summary(result: Rewritten) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
@@ -29,6 +30,12 @@ def run(arguments: Sequence[str]) -> None:
         on_progress=_Printer(),
     )
     print(summary(result))
+    for source in result.strangers:
+        print(
+            f"warning: --exclude {source} names ids of {options.corpus}, none of which is under {options.root}: it "
+            "left nothing out; see that the ids are written alike",
+            file=sys.stderr,
+        )
     print(f"data card    {write_card(result.lake)}")
 
 

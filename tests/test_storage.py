@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from rayzero.config import ConfigError
-from rayzero.storage import open_url, write_whole
+from rayzero.storage import open_url, whole_file, write_whole
 from rayzero.studies.lake import open_lake
 
 
@@ -40,3 +41,19 @@ def test_a_small_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == [path]
     write_whole(fs, str(path), b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs, path, calls = fsspec.filesystem("file"), tmp_path / "part", list[str]()
+    replace = os.replace
+
+    def noted(old: str, new: str) -> None:
+        calls.append("replace")
+        replace(old, new)
+
+    monkeypatch.setattr("os.fsync", lambda file: calls.append(f"fsync of {os.fstat(file).st_size}"))
+    monkeypatch.setattr("os.replace", noted)
+    with whole_file(fs, str(path)) as file:
+        file.write(b"four")
+    assert calls == ["fsync of 4", "replace"]
+    assert path.read_bytes() == b"four"

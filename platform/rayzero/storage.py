@@ -67,6 +67,9 @@ def whole_file(fs: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
     try:
         with open(unfinished, "wb") as file:
             yield file
+            # Else a power cut may leave the name and not the content.
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
@@ -80,8 +83,6 @@ def write_whole(fs: AbstractFileSystem, path: str, data: bytes) -> None:
         return
     with whole_file(fs, path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager

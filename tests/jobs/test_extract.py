@@ -56,6 +56,8 @@ def test_rules_then_a_model_with_a_cache(
     printed = capsys.readouterr().out
     assert "extract: 1/1 reports" in printed
     assert "1 answered, 0 from the cache, 0 by rules" in printed
+    assert f"data card   {open_lake(out).url}/card.html" in printed
+    assert "cardiomegaly" in (tmp_path / "out" / "card.html").read_text()
     (study,) = open_lake(out).read()
     assert [s.text for s in study.sentences] == ["There is cardiomegaly", "There is no pulmonary edema"]
     monkeypatch.setenv(job.KEY, "secret")

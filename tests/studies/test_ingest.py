@@ -12,10 +12,10 @@ import pytest
 from fsspec.config import conf
 
 from rayzero.studies import ingest as ingests
-from rayzero.studies.errors import CorpusError
+from rayzero.studies.errors import CorpusError, LakeError
 from rayzero.studies.ingest import Progress, chunked, ingest, ingest_refs, plan
 from rayzero.studies.journal import Journal
-from rayzero.studies.lake import commit_lake, normal_url
+from rayzero.studies.lake import Quarantined, commit_lake, normal_url, open_lake, write_lake
 from tests.studies.films import film_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +81,43 @@ def test_a_journal_serves_its_own_ingest_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "lake" / "ingest").exists()
 
 
+def test_a_part_whose_file_is_gone_is_not_finished(tmp_path: Path) -> None:
+    """Another job that was committed to the same lake meanwhile has cleared the generation away."""
+    root, lake_url = write_folder(tmp_path / "corpus", 3), normal_url(str(tmp_path / "lake"))
+    refs, _ = plan("folder", root)
+    journal = Journal.open(lake_url, "one")
+    parts = [ingest_refs(refs, root=root, journal=journal, name=f"part-0000{n}.parquet")[0] for n in range(2)]
+    write_lake(lake_url, [])
+    other = open_lake(lake_url)
+    assert journal.finished() == {}
+    with pytest.raises(LakeError, match=r"2 of the 2 new parts are gone, the first part-00000\.parquet"):
+        commit_lake(lake_url, journal.generation, parts, [])
+    assert open_lake(lake_url).generation == other.generation
+    ingest_refs(refs, root=root, journal=journal, name=parts[0].name)
+    (tmp_path / "lake" / "data" / journal.generation / parts[1].name).touch()
+    assert list(journal.finished()) == [parts[0].name]
+
+
+def test_an_entry_of_another_generation_is_not_finished(tmp_path: Path) -> None:
+    """A task that outlives its ingest enters its part under the name of one of the next ingest's."""
+    root, lake_url = write_folder(tmp_path / "corpus", 3), normal_url(str(tmp_path / "lake"))
+    refs, _ = plan("folder", root)
+    old = Journal.open(lake_url, "one")
+    new = Journal.open(lake_url, "another")
+    part, refused = ingest_refs(refs, root=root, journal=new, name="part-00000.parquet")
+    assert new.finished() == {part.name: (part, refused)}
+    ingest_refs(refs[:1], root=root, journal=old, name=part.name)
+    assert new.finished() == {}
+
+
+def test_the_order_of_what_was_refused_makes_no_other_ingest(tmp_path: Path) -> None:
+    refs, _ = plan("folder", write_folder(tmp_path / "corpus", 3))
+    refused = [Quarantined(study_id=f"s{n}", file="a", stage="table", reason="r") for n in range(3)]
+    digests = {ingests._digest("folder", "root", refs, order) for order in (refused, refused[::-1])}
+    assert len(digests) == 1
+    assert digests != {ingests._digest("folder", "root", refs, refused[1:])}
+
+
 def test_parts_do_not_depend_on_the_machine() -> None:
     assert [ingests._part_size(total) for total in (1, 500, 5_000, 10**6)] == [32, 32, 79, 256]
 
@@ -125,6 +162,22 @@ def test_finished_parts_are_not_written_again(tmp_path: Path) -> None:
     assert ingest("folder", root, str(target), cpus=2).lake.counts["total"]["studies"] == 150
 
 
+@pytest.mark.cluster
+def test_an_ingest_that_reads_nothing_leaves_the_old_lake(tmp_path: Path) -> None:
+    root, target = Path(write_folder(tmp_path / "corpus", 5)), tmp_path / "lake"
+    films = {path: path.read_bytes() for path in root.glob("*.dcm")}
+    old = ingest("folder", str(root), str(target), cpus=2).lake
+    for path in films:
+        path.unlink()
+    with pytest.raises(CorpusError, match=r"none of the 5 studies .* 5 times for .*: open: the file does not"):
+        ingest("folder", str(root), str(target), cpus=2)
+    assert open_lake(str(target)).generation == old.generation
+    assert len(list(open_lake(str(target)).read())) == 4
+    for path, data in films.items():
+        path.write_bytes(data)
+    assert ingest("folder", str(root), str(target), cpus=2).lake.fingerprint == old.fingerprint
+
+
 def ingest_command(root: str, lake: Path) -> list[str]:
     ends = ["--root", root, "--lake", str(lake), "--cpus", "2"]
     return [sys.executable, "-m", "jobs.ingest", "--corpus", "folder", *ends]
@@ -148,8 +201,11 @@ def test_a_killed_ingest_is_continued(undisturbed: tuple[str, Path], tmp_path: P
     deadline = time.monotonic() + 240
     while not list(target.glob(after)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
+    running = process.poll() is None
     process.kill()
     process.wait()
+    # The file that is waited for last is the end of the work: the process may be done by then.
+    assert running or after == "lake.json", "the ingest was over before it could be killed"
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     ours, expected = tree(target), tree(undisturbed[1])
     for files in (ours, expected):

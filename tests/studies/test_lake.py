@@ -174,6 +174,8 @@ def test_lake_lives_on_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
         s3fs.S3FileSystem.clear_instance_cache()
         s3fs.S3FileSystem().mkdir("bucket")
         write_lake("s3://bucket/lake", [_study(1)])
+        for folder in ("lake", "lake/data"):
+            s3fs.S3FileSystem().call_s3("put_object", Bucket="bucket", Key=f"{folder}/", Body=b"")
         lake = write_lake("s3://bucket/lake", [_study(2), _study(3, "test")])
         assert [s.study_id for s in open_lake("s3://bucket/lake").read()] == ["s2", "s3"]
         assert lake.row_groups(["test"])[0].path.startswith("s3://bucket/lake/data/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,28 @@ def test_trap_10_renamed_and_recompressed_images_are_recognised(tmp_path: Path) 
     assert [(m.patient_id, m.by) for m in found] == [("p0", "by a near-equal image"), ("p1", "by equal pixels")]
 
 
+def test_a_patient_with_several_matches_has_one_in_whatever_order_they_come() -> None:
+    found = [
+        leakage.Match("p1", "b", "by equal pixels"),
+        leakage.Match("p1", "a", "by a near-equal image"),
+        leakage.Match("p1", "a", "by equal pixels"),
+        leakage.Match("p2", "b", "by a near-equal image"),
+    ]
+    for order in permutations(found):
+        assert leakage.first_matches(order, ["a", "b"]) == {"p1": found[2], "p2": found[3]}
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_an_error_of_a_task_is_its_own_one_line() -> None:
+    def no_lake(group: int) -> int:
+        raise LakeError(f"part {group} is gone")
+
+    with pytest.raises(LakeError) as raised:
+        list(leakage._map(no_lake, [1], 1))
+    assert (type(raised.value), str(raised.value)) == (LakeError, "part 1 is gone")
+
+
 @pytest.mark.parametrize(
     ("corpus", "header", "row", "expected"),
     [
@@ -137,7 +160,8 @@ def test_trap_10_ingest_leaves_out_a_patient_of_an_evaluation_set(
         [study("rsna-pneumonia", "a", film(0), "train"), study("rsna-pneumonia", "b", recompressed(film(1)))],
     )
     write_csv(tmp_path / "none.csv", "patient_id", [["p77"]])
-    sets = [f"{other}#test", str(tmp_path / "none.csv")]
+    write_csv(tmp_path / "tested.csv", "study_id", [["s3"]])
+    sets = [f"{other}#test", str(tmp_path / "none.csv"), str(tmp_path / "tested.csv")]
     lake = str(tmp_path / "lake")
     arguments = ["--corpus", "folder", "--root", str(root), "--lake", lake, "--cpus", "2", "--exclude", *sets]
     job.run(arguments)
@@ -148,6 +172,10 @@ def test_trap_10_ingest_leaves_out_a_patient_of_an_evaluation_set(
         ("s1", "leakage", reason),
         ("s2", "leakage", reason),
     ]
-    text = capsys.readouterr().out
-    assert f"excluded     2 studies  ({sets[0]} 2, {sets[1]} 0)" in text
+    captured = capsys.readouterr()
+    text = captured.out
+    assert [line.split(" names ids")[0] for line in captured.err.splitlines() if line.startswith("warning: ")] == [
+        f"warning: --exclude {sets[1]}"
+    ]
+    assert f"excluded     2 studies  ({sets[0]} 2, {sets[1]} 0, {sets[2]} 0)" in text
     assert f"2  leakage: {reason}" in text

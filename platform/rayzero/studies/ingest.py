@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -24,10 +24,11 @@ from rayzero import __version__
 from rayzero.cluster import join
 from rayzero.studies import leakage
 from rayzero.studies.corpora import StudyRef, corpus, load, unique
-from rayzero.studies.errors import CorpusError, LakeError
+from rayzero.studies.errors import CorpusError
 from rayzero.studies.journal import Journal
 from rayzero.studies.lake import Lake, Part, Quarantined, commit_lake, normal_url, write_part
 from rayzero.studies.study import SCHEMA_VERSION, Study
+from rayzero.studies.tasks import outcome
 
 PART_STUDIES = 256
 """Studies in one file of the lake, at most: one task's work, and what is done again when a node is lost."""
@@ -69,7 +70,7 @@ class Ingested:
     """The lake that was written, what was refused, and the ``seconds`` that reading and writing took.
 
     ``resumed_images`` were there from before an interruption. ``excluded`` counts the studies that were left out for
-    each evaluation set to keep apart.
+    each evaluation set to keep apart, ``strangers`` are those sets that name ids of which the corpus has none.
     """
 
     lake: Lake
@@ -77,6 +78,7 @@ class Ingested:
     seconds: float
     resumed_images: int = 0
     excluded: Mapping[str, int] = field(default_factory=dict)
+    strangers: tuple[str, ...] = ()
 
 
 def ingest(
@@ -93,18 +95,19 @@ def ingest(
 
     ``limit`` takes the first so many studies. ``cpus`` bounds the tasks that run at once (default: all the CPUs of
     the cluster). ``exclude`` names evaluation sets whose patients stay out of train and validation, see
-    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError or LakeError; the lake that was
-    there stays in force until all is written. The same call after an interruption continues.
+    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError, also when there are studies and
+    none can be read, or LakeError; the lake that was there stays in force until all is written. The same call after
+    an interruption continues.
     """
     root_url, lake_url = normal_url(root), normal_url(lake)
     refs, refused = plan(corpus_name, root_url, limit=limit)
     if not ray.is_initialized():
         join(cpus=cpus, log_to_driver=False)
     workers = cpus or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-    excluded: Mapping[str, int] = {}
+    left_out = leakage.Excluded(refs, [], {}, ())
     if exclude:
-        refs, leaks, excluded = leakage.exclude(corpus_name, root_url, refs, exclude, workers=workers)
-        refused += leaks
+        left_out = leakage.exclude(corpus_name, root_url, refs, exclude, workers=workers)
+        refs, refused = left_out.refs, refused + left_out.entries
     chunks = {f"part-{index:05d}.parquet": chunk for index, chunk in enumerate(chunked(refs, _part_size(len(refs))))}
     journal = Journal.open(lake_url, _digest(corpus_name, root_url, refs, refused))
     done = {name: entry for name, entry in journal.finished().items() if name in chunks}
@@ -116,10 +119,14 @@ def ingest(
     seconds = time.monotonic() - start
     # In the order of the plan and not of completion, so that the lake does not tell how it came about.
     ordered = [done[name] for name in chunks]
-    refused += [entry for _, entries in ordered for entry in entries]
+    unread = [entry for _, entries in ordered for entry in entries]
+    if refs and not any(part.groups for part, _ in ordered):
+        journal.close()  # what there is to read may be there the next time
+        raise CorpusError(_nothing_read(root, len(refs), unread))
+    refused += unread
     written = commit_lake(lake_url, journal.generation, [part for part, _ in ordered], refused)
     journal.close()
-    return Ingested(written, tuple(refused), seconds, counter.resumed_images, excluded)
+    return Ingested(written, tuple(refused), seconds, counter.resumed_images, left_out.counts, left_out.strangers)
 
 
 def plan(corpus_name: str, root: str, *, limit: int | None = None) -> tuple[list[StudyRef], list[Quarantined]]:
@@ -195,9 +202,20 @@ def _digest(corpus_name: str, root: str, refs: Sequence[StudyRef], refused: Sequ
         # A function's own text names an address, which differs from process to process.
         plain = [getattr(v, "__qualname__", None) or (dict(v) if isinstance(v, Mapping) else v) for v in values]
         digest.update(repr(plain).encode())
-    for entry in refused:
-        digest.update(repr(entry).encode())
+    for text in sorted(map(repr, refused)):
+        digest.update(text.encode())
     return digest.hexdigest()
+
+
+def _nothing_read(root: str, studies: int, entries: Sequence[Quarantined]) -> str:
+    """What to say of an ingest that read none of its ``studies``: the commonest reason of their files."""
+    reasons = Counter(f"{entry.stage}: {entry.reason}" for entry in entries if entry.file and entry.stage != "report")
+    reasons = reasons or Counter(f"{entry.stage}: {entry.reason}" for entry in entries)
+    ((reason, number),) = reasons.most_common(1)
+    return (
+        f"none of the {studies:,} studies under {root} can be read, {number:,} times for this reason: {reason}; see "
+        "that every worker reaches the images and run this again; the lake that was there stays"
+    )
 
 
 class _Counter:
@@ -249,11 +267,7 @@ def _run(
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
             name = running.pop(done)
-            try:
-                part, refused = ray.get(done)
-            except (CorpusError, LakeError) as error:
-                # Ray hands over a copy that carries the whole trace of the task in its message.
-                raise getattr(error, "cause", error) from None
+            part, refused = outcome(done)
             submit(1)
             yield name, part, refused
     finally:

@@ -3,10 +3,12 @@
 ::
 
     <lake>/ingest/plan.json         the digest of what is to be written, and the generation it is written to
-    <lake>/ingest/part-00000.json   a part that is complete: its counts, and what was refused on the way
+    <lake>/ingest/part-00000.json   a part that is complete: its generation, its counts, and what was refused
 
-A part's file is there before its entry is, and both appear in one step, so whatever is listed is whole. The folder
-goes when the lake is committed, the plan first: a plan without its lake is work to do, and nothing else is.
+A part's file is there before its entry is, and both appear in one step, so whatever is entered was whole. It may be
+gone since, for another job's commit clears all generations but its own, and a task that outlived another ingest may
+enter a part of that one: what counts is an entry of this generation whose file is there. The folder goes when the
+lake is committed, the plan first: a plan without its lake is work to do, and nothing else is.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import fsspec
 
 from rayzero.storage import open_url
 from rayzero.studies.errors import LakeError
-from rayzero.studies.lake import Part, Quarantined, new_generation, replace_file
+from rayzero.studies.lake import Part, Quarantined, new_generation, replace_file, stored_files
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Journal:
         return cls(url, generation)
 
     def finished(self) -> dict[str, tuple[Part, list[Quarantined]]]:
-        """The parts that are complete, by name, and what was refused while each was written."""
+        """The parts that are complete and still there, by name, and what was refused while each was written."""
+        stored = stored_files(self.url, self.generation)
         fs, folder = open_url(f"{self.url}/ingest")
         fs.invalidate_cache()
         found = {}
@@ -57,6 +60,8 @@ class Journal:
             name = str(path).rsplit("/", 1)[-1]
             if name.startswith("part-") and name.endswith(".json"):
                 entry = _read(f"{self.url}/ingest/{name}")
+                if entry.get("generation") != self.generation or entry["part"]["name"] not in stored:
+                    continue
                 part = entry["part"]
                 groups = tuple((split, rows) for split, rows in part["groups"])
                 found[part["name"]] = (
@@ -67,7 +72,7 @@ class Journal:
 
     def record(self, part: Part, refused: Sequence[Quarantined]) -> None:
         """Enter ``part``, whose file must be complete."""
-        entry = {"part": asdict(part), "refused": [asdict(item) for item in refused]}
+        entry = {"generation": self.generation, "part": asdict(part), "refused": [asdict(item) for item in refused]}
         name = part.name.removesuffix(".parquet")
         replace_file(f"{self.url}/ingest/{name}.json", json.dumps(entry).encode())
 

@@ -25,6 +25,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 
 from rayzero.config import nearest
 from rayzero.storage import make_parent, open_url, whole_file, write_whole
@@ -213,7 +214,8 @@ def commit_lake(
 ) -> Lake:
     """Make the written ``parts`` the lake at ``url``, replacing the one before.
 
-    ``beside`` names further files of the generation that belong to the lake.
+    ``beside`` names further files of the generation that belong to the lake. Raises LakeError when the lake cannot be
+    written, and before anything is replaced when the file of a part is gone.
     """
     parts = list(parts)
     counts = empty_counts()
@@ -231,6 +233,13 @@ def commit_lake(
     }
     root = normal_url(url)
     try:
+        # Another job that was committed here meanwhile has cleared this generation away.
+        gone = sorted({part.name for part in parts} - stored_files(root, generation))
+        if gone:
+            raise LakeError(
+                f"the lake at {url} was not replaced: {len(gone)} of the {len(parts)} new parts are gone, the first "
+                f"{gone[0]}; another job wrote there meanwhile, run this again"
+            )
         with fsspec.open(f"{generation_url(root, generation)}/quarantine.parquet", "wb", auto_mkdir=True) as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE), file)
         replace_file(f"{root}/lake.json", json.dumps(card).encode())
@@ -249,6 +258,17 @@ def normal_url(url: str) -> str:
 def generation_url(url: str, generation: str) -> str:
     """The folder of one generation's files."""
     return f"{url}/data/{generation}"
+
+
+def stored_files(url: str, generation: str) -> set[str]:
+    """The names of the files of one generation that are there and not empty, by one listing."""
+    fs, folder = open_url(generation_url(url, generation))
+    fs.invalidate_cache()
+    try:
+        found = fs.ls(folder, detail=True)
+    except FileNotFoundError:
+        return set()
+    return {str(item["name"]).rsplit("/", 1)[-1] for item in found if item["type"] == "file" and item["size"]}
 
 
 def _batches(studies: Iterable[Study]) -> Iterator[list[Study]]:
@@ -310,9 +330,15 @@ def _remove_debris(root: str, generation: str, names: set[str]) -> None:
     """Remove the other generations, and what interrupted writes left in this one."""
     fs, folder = open_url(f"{root}/data")
     fs.invalidate_cache()
-    for path in fs.ls(folder, detail=False):
-        if not str(path).rstrip("/").endswith(generation):
+    for path in _entries(fs, folder):
+        if path.rsplit("/", 1)[-1] != generation:
             fs.rm(path, recursive=True)
-    for path in fs.ls(f"{folder}/{generation}", detail=False):
-        if str(path).rsplit("/", 1)[-1] not in names:
+    for path in _entries(fs, f"{folder}/{generation}"):
+        if path.rsplit("/", 1)[-1] not in names:
             fs.rm_file(path)
+
+
+def _entries(fs: AbstractFileSystem, folder: str) -> list[str]:
+    """What ``folder`` holds. Some tools mark a folder of a store by an empty object of its name: it is none of it."""
+    paths = (str(path).rstrip("/") for path in fs.ls(folder, detail=False))
+    return [path for path in paths if path != folder.rstrip("/")]

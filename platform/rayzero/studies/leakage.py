@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from rayzero.studies.corpora.tables import Row, read_rows
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined, RowGroup, normal_url, open_lake, read_row_group
 from rayzero.studies.study import Image
+from rayzero.studies.tasks import outcome
 
 GRID = 32
 MIN_CORRELATION = 0.9995
@@ -32,6 +33,10 @@ through JPEG of quality 20 to 90, at half the size, or at other bits stay above 
 0.9947 at most."""
 CHUNK_STUDIES = 64
 """Studies that one task compares."""
+
+_KINDS = ("by patient id", "by study or image id", "by equal pixels", "by a near-equal image")
+"""By what a patient is recognised, the surest first."""
+_BY_PATIENT, _BY_ID, _BY_PIXELS, _BY_LIKENESS = _KINDS
 
 _FAMILIES = {
     **dict.fromkeys(("mimic-cxr", "mimic-cxr-jpg", "mimic-cxr-jpg-negbio", "ms-cxr", "ms-cxr-medrpg"), "mimic-cxr"),
@@ -67,6 +72,11 @@ class Known:
     signatures: Signatures = field(default_factory=lambda: np.zeros((0, GRID * GRID), np.float32))
 
     @property
+    def has_ids(self) -> bool:
+        """Whether patients, studies or images are known by ids of the corpus to be ingested."""
+        return bool(self.patients or self.studies or self.images)
+
+    @property
     def has_pixels(self) -> bool:
         """Whether images are known by what they show."""
         return bool(self.hashes) or len(self.signatures) > 0
@@ -81,10 +91,22 @@ class Match:
     by: str
 
 
-def exclude(
-    corpus_name: str, root: str, refs: Sequence[StudyRef], sources: Sequence[str], *, workers: int
-) -> tuple[list[StudyRef], list[Quarantined], dict[str, int]]:
-    """``refs`` without the patients of ``sources``, an entry for each study left out, and their number by source.
+@dataclass(frozen=True)
+class Excluded:
+    """What exclusion leaves: ``refs``, an entry for each study left out, and their number by source.
+
+    ``strangers`` are the sources that name ids of the corpus, not one of which it has: most often they are written
+    otherwise there, or are of another copy.
+    """
+
+    refs: list[StudyRef]
+    entries: list[Quarantined]
+    counts: Mapping[str, int]
+    strangers: tuple[str, ...]
+
+
+def exclude(corpus_name: str, root: str, refs: Sequence[StudyRef], sources: Sequence[str], *, workers: int) -> Excluded:
+    """``refs`` without the patients of ``sources``.
 
     A source is a lake, ``LAKE#split`` for one split of it, or a CSV file (``read_list``). Sets with pixels have every
     image of ``refs`` decoded once for the comparison, as Ray tasks. Raises LakeError or CorpusError.
@@ -98,9 +120,8 @@ def exclude(
         chunks = iter(lambda: list(islice(rest, CHUNK_STUDIES)), [])
         _start(workers)
         shared: Any = ray.put(pixels)
-        for found in _map(lambda chunk: match_pixels(chunk, root, ray.get(shared)), chunks, workers):
-            for match in found:
-                matches.setdefault(match.patient_id, match)
+        parts = _map(lambda chunk: match_pixels(chunk, root, ray.get(shared)), chunks, workers)
+        matches |= first_matches(chain.from_iterable(parts), sources)
     kept = [ref for ref in refs if ref.split == "test" or ref.patient_id not in matches]
     left = [matches[ref.patient_id] for ref in trained if ref.patient_id in matches]
     names = [ref.study_id for ref in trained if ref.patient_id in matches]
@@ -109,7 +130,21 @@ def exclude(
         for name, match in zip(names, left, strict=True)
     ]
     counts = Counter(match.source for match in left)
-    return kept, entries, {source: counts[source] for source in sources}
+    strangers = tuple(one.source for one in known if one.has_ids and not counts[one.source] and not _met(refs, one))
+    return Excluded(kept, entries, {source: counts[source] for source in sources}, strangers)
+
+
+def first_matches(found: Iterable[Match], sources: Sequence[str]) -> dict[str, Match]:
+    """One match of each patient: the first source's, and equal pixels before near-equal ones.
+
+    In whatever order they come, for tasks end in any: what is on record of an ingest is the same each time.
+    """
+    first: dict[str, Match] = {}
+    for match in found:
+        first[match.patient_id] = min(
+            match, first.get(match.patient_id, match), key=lambda one: (sources.index(one.source), _KINDS.index(one.by))
+        )
+    return first
 
 
 def read_known(source: str, corpus_name: str, *, workers: int) -> Known:
@@ -172,12 +207,17 @@ def match_ids(refs: Iterable[StudyRef], known: Sequence[Known]) -> Iterator[Matc
     for ref in refs:
         for one in known:
             if ref.patient_id in one.patients:
-                yield Match(ref.patient_id, one.source, "by patient id")
+                yield Match(ref.patient_id, one.source, _BY_PATIENT)
             elif ref.study_id in one.studies or any(file.image_id in one.images for file in ref.files):
-                yield Match(ref.patient_id, one.source, "by study or image id")
+                yield Match(ref.patient_id, one.source, _BY_ID)
             else:
                 continue
             break
+
+
+def _met(refs: Iterable[StudyRef], known: Known) -> bool:
+    """Whether ``refs``, the test split among them, have an id of ``known``."""
+    return next(match_ids(refs, [known]), None) is not None
 
 
 def match_pixels(refs: Iterable[StudyRef], root: str, known: Sequence[Known]) -> list[Match]:
@@ -217,10 +257,10 @@ def signature(image: Image) -> Signatures | None:
 def _seen(image: Image, known: Known) -> str:
     """By what ``image`` is one of ``known``; "" when it is not."""
     if image.sha256 in known.hashes:
-        return "by equal pixels"
+        return _BY_PIXELS
     own = signature(image) if len(known.signatures) else None
     if own is not None and float((known.signatures @ own).max()) >= MIN_CORRELATION * GRID * GRID:
-        return "by a near-equal image"
+        return _BY_LIKENESS
     return ""
 
 
@@ -254,5 +294,4 @@ def _map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterat
     while running:
         (done,), running = ray.wait(running, num_returns=1)
         running += [task.remote(item) for item in islice(waiting, 1)]
-        result: R = ray.get(done)
-        yield result
+        yield outcome(done)

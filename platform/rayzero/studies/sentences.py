@@ -35,6 +35,7 @@ from rayzero.studies.lake import (
     write_part,
 )
 from rayzero.studies.study import Sentence, Study
+from rayzero.studies.tasks import outcome
 
 STAGE = "sentences"
 _CARD = "extraction.json"
@@ -123,7 +124,7 @@ def _copy(lake: Lake, out: str, generation: str, extracted: Mapping[str, Extract
     running.extend(islice(waiting, workers))
     try:
         while running:
-            yield ray.get(running.pop(0))
+            yield outcome(running.pop(0))
             running.extend(islice(waiting, 1))
     finally:
         for reference in running:

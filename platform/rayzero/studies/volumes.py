@@ -57,9 +57,10 @@ def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = No
 
 
 def is_litter(path: str) -> bool:
-    """Whether a file is what media and desktops add to a series: an index, or a hidden file."""
+    """Whether a file is what media, desktops and stores add to a series: an index, a hidden file, or one of no name."""
     parts = PurePosixPath(path).parts
-    return "__MACOSX" in parts or parts[-1].startswith(".") or parts[-1].upper() in ("DICOMDIR", "THUMBS.DB")
+    name = parts[-1].upper() if parts else "."
+    return "__MACOSX" in parts or name.startswith(".") or name in ("DICOMDIR", "THUMBS.DB")
 
 
 def _read_archive(archive: zipfile.ZipFile, image_id: str, header: VolumeHeader | None, anonymous: bool) -> Image:

@@ -137,6 +137,15 @@ def test_trap_05_an_image_is_in_one_split_and_contradictions_are_on_record(tmp_p
     }
 
 
+def test_films_that_the_table_leaves_out_are_in_one_order(tmp_path: Path) -> None:
+    siim(tmp_path, "ImageId, EncodedPixels", [["1.1", "-1"]])
+    names = [f"1.{number}" for number in range(20, 12, -1)]
+    for name in names:
+        (tmp_path / f"dicom-images-train/{name}.dcm").touch()
+    _, refused = refs_of("siim-pneumothorax", tmp_path)
+    assert [q.study_id for q in refused] == sorted(names)
+
+
 def test_trap_05_the_published_masks(tmp_path: Path) -> None:
     data = gzip.decompress(real_file("siim-pneumothorax-train-rle.csv.gz").read_bytes())
     (tmp_path / "stage_2_train.csv").write_bytes(data)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from rayzero.studies.corpora import FileRef, StudyRef, corpus, load, unique
+from rayzero.studies.corpora.base import REPORT_BYTES
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined
 from tests.studies.films import film_bytes
+from tests.studies.scans import SHAPE, chest, series, zipped
 
 
 def _table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -146,6 +153,28 @@ def test_folder_reads_reports_from_the_table_or_a_file(tmp_path: Path) -> None:
     assert third is None
 
 
+def test_folder_ids_are_paths_less_the_extension_of_an_image(tmp_path: Path) -> None:
+    images = [
+        "1.2.840.1;1.2.840.2",
+        "a/ONE.DCM;b.c/one.jpeg;ct/",
+        "v.nii.gz;w.nii;x.tar",
+        "a.dcm;a.png",
+        "./c.dcm;c.dcm",
+    ]
+    rows = [{"study_id": f"s{n}", "patient_id": "p", "split": "train", "images": text} for n, text in enumerate(images)]
+    _table(tmp_path / "studies.csv", rows)
+    refs, refused = _refs("folder", tmp_path)
+    assert [[file.image_id for file in ref.files] for ref in refs] == [
+        ["s0/1.2.840.1", "s0/1.2.840.2"],
+        ["s1/a/ONE", "s1/b.c/one", "s1/ct"],
+        ["s2/v", "s2/w", "s2/x.tar"],
+    ]
+    assert [(q.study_id, q.reason) for q in refused] == [
+        ("s3", "a.dcm and a.png are two files of one image id, s3/a; rename one"),
+        ("s4", "./c.dcm and c.dcm are two files of one image id, s4/c; rename one"),
+    ]
+
+
 def test_folder_reads_views_labels_and_boxes(tmp_path: Path) -> None:
     for name in ("one.dcm", "two.dcm"):
         (tmp_path / name).write_bytes(film_bytes())
@@ -178,6 +207,104 @@ def test_folder_reads_views_labels_and_boxes(tmp_path: Path) -> None:
         "studies.csv, row 3",
         "labels.csv, row 2",
         "boxes.csv, row 3",
+    ]
+
+
+def _ref(path: str, report_file: str = "") -> StudyRef:
+    files = (FileRef(image_id="i", path=path),)
+    return StudyRef(study_id="s", patient_id="p", corpus="folder", split="train", files=files, report_file=report_file)
+
+
+def _failing(code: int) -> Callable[..., Any]:
+    """A method of a file system that raises the OSError of ``code``."""
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "code",
+    [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM],
+    ids=errno.errorcode.__getitem__,
+)
+@pytest.mark.parametrize(("method", "path"), [("cat_file", "a.dcm"), ("ls", "ct/")])
+def test_a_disk_that_fails_for_a_while_is_not_the_files_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, method: str, path: str
+) -> None:
+    (tmp_path / "a.dcm").write_bytes(film_bytes())
+    (tmp_path / "ct").mkdir()
+    monkeypatch.setattr(LocalFileSystem, method, _failing(code))
+    with pytest.raises(CorpusError, match=r"cannot be read now .* run this again later"):
+        load(_ref(path), str(tmp_path))
+
+
+@pytest.mark.parametrize(("method", "path"), [("cat_file", "a.dcm"), ("ls", "ct/")])
+@pytest.mark.parametrize(("code", "remedy"), [(errno.EACCES, "the clock is right"), (errno.EIO, "again later")])
+def test_a_store_that_refuses_a_request_is_not_the_files_fault(
+    monkeypatch: pytest.MonkeyPatch, code: int, remedy: str, method: str, path: str
+) -> None:
+    """403 for every file is an expired key or a clock that is off; 500 and 503 are the store's own."""
+    fs = MemoryFileSystem()
+    fs.pipe_file("/refused/a.dcm", film_bytes())
+    monkeypatch.setattr(MemoryFileSystem, method, _failing(code))
+    with pytest.raises(CorpusError, match=f"cannot be read now .*{remedy}"):
+        load(_ref(path), "memory://refused")
+
+
+@pytest.mark.parametrize(("method", "path"), [("cat_file", "a.dcm"), ("ls", "ct/")])
+def test_a_file_that_may_not_be_read_on_a_disk_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    (tmp_path / "a.dcm").write_bytes(film_bytes())
+    monkeypatch.setattr(LocalFileSystem, method, _failing(errno.EACCES))
+    study, lost = load(_ref(path), str(tmp_path))
+    assert study is None
+    assert (lost[0].file, lost[0].stage) == (path, "open")
+    assert "cannot be read: Permission denied" in lost[0].reason
+
+
+def test_a_series_without_its_folder_is_on_record(tmp_path: Path) -> None:
+    assert load(_ref("ct/"), str(tmp_path))[1][0].reason == "the folder does not exist"
+
+
+def test_the_mark_of_a_folder_on_a_store_is_no_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs, listed = MemoryFileSystem(), MemoryFileSystem.ls
+    for name, data in series(chest()).items():
+        fs.pipe_file(f"/marked/ct/{name}", data)
+
+    def with_mark(self: MemoryFileSystem, path: str, **options: Any) -> Any:
+        return [{"name": f"{path}/", "size": 0, "type": "file"}, *listed(self, path, **options)]
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", with_mark)
+    study, lost = load(_ref("ct/"), "memory://marked")
+    assert lost == []
+    assert study is not None
+    assert study.images[0].shape == SHAPE
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_names_of_slices_stay_out_of_the_record(tmp_path: Path, packed: bool) -> None:
+    files = {f"ROE_RICHARD_{name}": data for name, data in series(chest()).items()}
+    files["ROE_RICHARD_003.dcm"] = b"no slice"
+    (tmp_path / "ct").mkdir()
+    for name, data in files.items():
+        (tmp_path / "ct" / name).write_bytes(data)
+    (tmp_path / "ct.zip").write_bytes(zipped(files))
+    _, lost = load(_ref("ct.zip" if packed else "ct/"), str(tmp_path))
+    assert lost[0].reason.startswith(f"file 4 of the {'archive' if packed else 'series'}: ")
+    assert "ROE" not in repr(lost)
+
+
+def test_a_file_too_long_for_a_report_is_on_record(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(film_bytes())
+    (tmp_path / "r.txt").write_text("x" * (REPORT_BYTES + 1))
+    study, lost = load(_ref("a.dcm", "r.txt"), str(tmp_path))
+    assert study is not None
+    assert study.report.text == ""
+    assert [(q.stage, q.file, q.reason) for q in lost] == [
+        ("report", "r.txt", "a file of 1,048,577 bytes is beyond 1,048,576")
     ]
 
 

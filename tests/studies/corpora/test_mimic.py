@@ -130,6 +130,14 @@ def test_the_labeller_is_that_of_the_name_and_radiologists_outrank_it(jpg: Path)
     assert refs["50000009"].labels == {"Pleural Effusion": 1, "Edema": 1, "Pneumonia": 0}
 
 
+def test_what_radiologists_leave_blank_is_not_the_labellers_again(jpg: Path) -> None:
+    name, header = "mimic-cxr-2.1.0-test-set-labeled.csv", "study_id,Edema,Pleural Effusion,Pneumonia"
+    write_csv(jpg / name, header, [[50000009, "", "", 1], [50000001, "", "", ""]])
+    refs, _ = refs_of("mimic-cxr-jpg", jpg)
+    assert refs["50000009"].labels == {"Pneumonia": 1}
+    assert refs["50000001"].labels == {}
+
+
 def test_official_sections_outrank_the_files(jpg: Path) -> None:
     header = "study,impression,findings,last_paragraph,comparison"
     rows = [["s50000009", "No effusion.", "Clear.\nLungs.", "", ""], ["s50000001", "", "", "Normal chest.", ""]]
@@ -138,7 +146,10 @@ def test_official_sections_outrank_the_files(jpg: Path) -> None:
     reports = {name: loaded(ref, jpg).report for name, ref in refs.items()}
     assert (reports["50000009"].findings, reports["50000009"].impression) == ("Clear.\nLungs.", "No effusion.")
     assert (reports["50000001"].findings, reports["50000001"].impression) == ("Normal chest.", "")
-    assert reports["50000005"].text == ""
+    # The table lacks this study: its file speaks, and when it is gone that is on record.
+    assert reports["50000005"].impression == "Small left pleural effusion."
+    (jpg / "files/p10/p10000001/s50000005.txt").unlink()
+    assert [q.stage for q in load(refs["50000005"], str(jpg))[1]] == ["report"]
 
 
 def test_bad_rows_are_on_record_with_their_place(jpg: Path) -> None:

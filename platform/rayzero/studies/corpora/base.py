@@ -6,11 +6,12 @@ reaches the corpus folder.
 
 from __future__ import annotations
 
+import errno
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -30,6 +31,14 @@ from rayzero.studies.voxels import VolumeHeader
 
 _HEAD_BYTES = 512  # tell a volume from a radiograph
 _VOLUME_ENDINGS = ("/", ".nii", ".nii.gz", ".npz", ".zip")
+
+REPORT_BYTES = 2**20
+"""The longest file of a report. What is longer is something else, and every sentence of it would be searched."""
+
+_PASSING = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
+"""What a disk, a mount or a process may suffer from for a while, whichever file is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +118,8 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
 
     Files are read in a confined process (``rayzero.studies.sandbox``). Raises CorpusError when the store is down.
 
-    A missing or undecodable report is quarantined and the study kept with an empty one: it still serves image-only
-    training and evaluation by labels.
+    A report that is missing, undecodable or too long is quarantined and the study kept with an empty one: it still
+    serves image-only training and evaluation by labels.
     """
     fs, base = open_url(root)
     refused: list[Quarantined] = []
@@ -130,7 +139,7 @@ def load(ref: StudyRef, root: str) -> tuple[Study | None, list[Quarantined]]:
     text = ref.report
     if not text and ref.report_file:
         try:
-            text = _decode(_read(fs, base, ref.report_file))
+            text = _decode(_read(fs, base, ref.report_file, REPORT_BYTES))
         except StudyFileError as error:
             refused.append(_refusal(ref, ref.report_file, error, stage="report"))
     report = ref.parse(text) if isinstance(text, str) else text
@@ -177,8 +186,10 @@ def _read_series(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
     folder = _inside(base, file.path)
     try:
         paths = [str(item["name"]) for item in fs.ls(folder, detail=True) if item["type"] == "file"]
-    except OSError as error:
-        raise StudyFileError("open", f"the folder cannot be listed: {error.strerror or error}") from error
+    except FileNotFoundError:
+        raise StudyFileError("open", "the folder does not exist") from None
+    except Exception as error:  # a store's client raises types of its own
+        raise _unreadable(fs, folder, "folder", error) from error
     names = [name for name in sorted(posixpath.basename(path) for path in paths) if not is_litter(name)]
     check_count(len(names))
 
@@ -200,12 +211,12 @@ def _inside(base: str, path: str) -> str:
     return full
 
 
-def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
+def _read(fs: AbstractFileSystem, base: str, path: str, limit: int | None = None) -> bytes:
     full = _inside(base, path)
     try:
         size = fs.size(full)
-        most = FILM_LIMITS.file_bytes
-        if size > most and is_volume(fs.cat_file(full, start=0, end=_HEAD_BYTES)):
+        most = limit or FILM_LIMITS.file_bytes
+        if size > most and limit is None and is_volume(fs.cat_file(full, start=0, end=_HEAD_BYTES)):
             most = VOLUME_LIMITS.file_bytes
         if size > most:
             raise StudyFileError("open", f"a file of {size:,} bytes is beyond {most:,}")
@@ -215,12 +226,32 @@ def _read(fs: AbstractFileSystem, base: str, path: str) -> bytes:
     except StudyFileError:
         raise
     except Exception as error:  # a store's client raises types of its own
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(fs, LocalFileSystem) or isinstance(error, PermissionError | IsADirectoryError):
-            raise StudyFileError("open", f"the file cannot be read: {reason}") from error
-        # Not the file's fault: the request has been repeated, see rayzero.storage.
-        raise CorpusError(f"{fs.unstrip_protocol(full)} cannot be read now ({reason}); run this again later") from error
+        raise _unreadable(fs, full, "file", error) from error
     return data
+
+
+def _unreadable(
+    fs: AbstractFileSystem, path: str, kind: Literal["file", "folder"], error: Exception
+) -> StudyFileError | CorpusError:
+    """What to raise for ``error`` on the file or folder at ``path``: whether it is to blame, or what it lies on.
+
+    A store's requests have been repeated (``rayzero.storage``); one that it refuses is so for the key or the clock,
+    which are the same for every file.
+    """
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(fs, LocalFileSystem):
+        passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in _PASSING
+    else:
+        passing = not isinstance(error, IsADirectoryError | NotADirectoryError)
+    if passing:
+        remedy = "run this again later"
+        if isinstance(error, PermissionError):
+            # Where listing is not allowed, S3 answers 403 for what does not exist.
+            remedy = (
+                "see that the key is valid and may list the bucket, and that the clock is right, then run this again"
+            )
+        return CorpusError(f"{fs.unstrip_protocol(path)} cannot be read now ({reason}); {remedy}")
+    return StudyFileError("open", f"the {kind} cannot be read: {reason}")
 
 
 def _decode(data: bytes) -> str:

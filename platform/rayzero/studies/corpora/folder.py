@@ -8,7 +8,7 @@
     labels.csv      optional: study_id, then a column per finding: 1, 0, -1 (uncertain) or blank
     boxes.csv       optional: image (a path of studies.csv), finding, x0, y0, x1, y1 in pixels; optional: phrase
 
-The lake's image ids are ``<study_id>/<path less its extension>``.
+The lake's image ids are ``<study_id>/<path less its extension>``; a dot may be part of a name that is a UID.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _STUDIES, _LABELS, _BOXES = "studies.csv", "labels.csv", "boxes.csv"
 _REQUIRED = ("study_id", "patient_id", "split", "images")
 _OPTIONAL = ("views", "study_time", "prior_study_id", "report")
 _CORNERS = ("x0", "y0", "x1", "y1")
+_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".npz", ".zip")
 _VIEWS: dict[str, View] = {view: view for view in get_args(View)}
 
 
@@ -94,10 +95,25 @@ def _files(row: Row) -> tuple[FileRef, ...]:
     if unknown:
         raise ValueError(f"views has {unknown[0]!r}; known are {', '.join(_VIEWS)}")
     # The whole path less its extension: two folders of a study may use one file name.
+    ids: dict[str, str] = {}
+    for path in paths:
+        other = ids.setdefault(_stem(path), path)
+        if other != path:
+            raise ValueError(
+                f"{other} and {path} are two files of one image id, {row['study_id']}/{_stem(path)}; rename one"
+            )
     return tuple(
-        FileRef(image_id=f"{row['study_id']}/{PurePosixPath(path).with_suffix('')}", path=path, view=_VIEWS.get(name))
-        for path, name in zip(paths, names, strict=True)
+        FileRef(image_id=f"{row['study_id']}/{stem}", path=path, view=_VIEWS.get(name))
+        for (stem, path), name in zip(ids.items(), names, strict=True)
     )
+
+
+def _stem(path: str) -> str:
+    """``path`` less the extension of an image: that of ``1.2.840.10008`` is none."""
+    plain = PurePosixPath(path)
+    extension = next((suffix for suffix in _SUFFIXES if plain.name.lower().endswith(suffix)), "")
+    stem = plain.name[: len(plain.name) - len(extension)] or plain.name
+    return str(plain.with_name(stem)) if plain.name else path
 
 
 def _region(row: Row, image_id: str) -> Region:

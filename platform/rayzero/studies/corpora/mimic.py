@@ -6,7 +6,8 @@
     files/p10/p10000001/s50000001.txt           the report tree, unpacked in the same place
     mimic-cxr-2.0.0-{split,metadata,chexpert,negbio}.csv.gz     of MIMIC-CXR-JPG; copy them beside the DICOM files
     mimic-cxr-2.1.0-test-set-labeled.csv        optional: radiologists' labels, which outrank the labeller's
-    mimic_cxr_sectioned.csv[.gz]                optional: the official sections, which outrank the report files
+    mimic_cxr_sectioned.csv[.gz]                optional: the official sections, which outrank the report files of the
+                                                studies that it lists
 
 Both releases have the same ids. A study holds all its views; its prior is the patient's study before it by date and
 time, for study ids carry no order.
@@ -74,8 +75,8 @@ class MimicCxr:
                 study_time=study.time,
                 prior_study_id=priors.get(study_id),
                 files=tuple(study.files),
-                report=sections.get(study_id, "") if sections is not None else "",
-                report_file=f"{study_folder(study.patient, study_id)}.txt" if sections is None else "",
+                report=sections.get(study_id, ""),
+                report_file="" if study_id in sections else f"{study_folder(study.patient, study_id)}.txt",
                 parse=parse_report,
                 labels=labels.get(study_id, {}),
             )
@@ -141,7 +142,10 @@ def _splits(root: str) -> dict[str, Split]:
 
 
 def _labels(root: str, labeller: str) -> dict[str, Mapping[str, int]]:
-    """Labels by study; those of the radiologists in place of the labeller's where they exist."""
+    """Labels by study; of those that the radiologists read, their columns in place of the labeller's.
+
+    Their blank is a judgement as well, that the report does not mention the finding: the labeller's value goes.
+    """
     labels: dict[str, Mapping[str, int]] = {}
     tables: list[tuple[str, tuple[str, ...]]] = [(_TABLE.format(labeller), LABELS)]
     if existing(root, [_RADIOLOGISTS]):
@@ -153,15 +157,16 @@ def _labels(root: str, labeller: str) -> dict[str, Mapping[str, int]]:
             except ValueError as error:
                 raise CorpusError(f"{name}, row {row.number}: {error}") from None
             study_id = row["study_id"].removeprefix("s")
-            labels[study_id] = {**labels.get(study_id, {}), **given}
+            kept = {label: value for label, value in labels.get(study_id, {}).items() if label not in row.cells}
+            labels[study_id] = {**kept, **given}
     return labels
 
 
-def _sections(root: str) -> dict[str, Report] | None:
-    """The official sections by study; None when the table is not there."""
+def _sections(root: str) -> dict[str, Report]:
+    """The official sections by study; none when the table is not there, nor for the few studies that it leaves out."""
     found = existing(root, _SECTIONED)
     if not found:
-        return None
+        return {}
     fields = ("study", "impression", "findings", "last_paragraph")
     return {row["study"].removeprefix("s"): _report(row) for row in read_rows(root, found[0], fields, optional=())}
 

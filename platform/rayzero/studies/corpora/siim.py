@@ -49,7 +49,7 @@ class SiimPneumothorax:
                 yield self._ref(image_id, masks, splits, paths.get(image_id, f"{image_id}.dcm"))
             except ValueError as error:
                 yield Quarantined(study_id=image_id, file=table, stage="table", reason=str(error))
-        for image_id in paths.keys() - runs.keys():
+        for image_id in sorted(paths.keys() - runs.keys()):
             yield Quarantined(
                 study_id=image_id, file=paths[image_id], stage="table", reason=f"{table} does not list it"
             )
