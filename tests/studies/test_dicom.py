@@ -294,6 +294,14 @@ def test_what_is_no_radiograph_is_refused_by_name(attributes: dict[str, Any], st
     assert "\n" not in error.reason
 
 
+def test_what_a_damaged_length_swallowed_is_not_repeated() -> None:
+    swallowed = "1.2.840.10008.5.1.4.1.1.1\x10\x00PN\x0cRoe^Richard"
+    for values in ({"SOPClassUID": swallowed}, {"PhotometricInterpretation": "RGB \x10\x00Roe^Ric"}):
+        with pytest.raises(StudyFileError, match="unreadable") as refused:
+            read_radiograph(film_bytes(**values))
+        assert "Roe" not in refused.value.reason
+
+
 def test_unsupported_coding_is_named() -> None:
     film = dataset(ramp())
     film.file_meta.TransferSyntaxUID = uid.MPEG2MPML

@@ -19,7 +19,7 @@ from pydicom.filereader import read_dataset
 
 from rayzero.studies.codecs import TRANSFER_SYNTAXES, decode
 from rayzero.studies.display import numbers, to_display
-from rayzero.studies.errors import StudyFileError, brief
+from rayzero.studies.errors import StudyFileError, brief, shown
 from rayzero.studies.study import Image, View
 
 MAX_PIXELS = 64 * 2**20
@@ -121,7 +121,7 @@ def _check_header(dataset: FileDataset) -> None:
     check_syntax(dataset)
     sop_class = dataset.get("SOPClassUID")
     if sop_class and sop_class not in _SOP_CLASSES:
-        raise StudyFileError("header", f"the file holds {uid.UID(sop_class).name}, not a radiograph")
+        raise StudyFileError("header", f"the file holds {uid.UID(shown(sop_class)).name}, not a radiograph")
     if "PixelData" not in dataset:
         raise StudyFileError("header", "the file holds no pixel data; it may be cut short")
     needed = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
@@ -133,7 +133,9 @@ def _check_header(dataset: FileDataset) -> None:
         raise StudyFileError("header", f"the file holds {frames} frames; a radiograph has one")
     photometric = str(dataset.PhotometricInterpretation)
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise StudyFileError("header", f"the pixels are {photometric}; a radiograph is MONOCHROME1 or MONOCHROME2")
+        raise StudyFileError(
+            "header", f"the pixels are {shown(photometric)}; a radiograph is MONOCHROME1 or MONOCHROME2"
+        )
     if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES":
         raise StudyFileError("header", "BurnedInAnnotation is YES: text in the pixels may identify the patient")
     check_layout(dataset)
@@ -145,7 +147,9 @@ def check_syntax(dataset: FileDataset) -> None:
     if syntax is None:
         raise StudyFileError("header", "the file names no transfer syntax")
     if syntax not in TRANSFER_SYNTAXES:
-        raise StudyFileError("header", f"transfer syntax {uid.UID(syntax).name} ({syntax}) is not supported")
+        raise StudyFileError(
+            "header", f"transfer syntax {uid.UID(shown(syntax)).name} ({shown(syntax)}) is not supported"
+        )
 
 
 def check_layout(dataset: Dataset) -> None:

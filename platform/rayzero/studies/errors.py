@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class StudyFileError(ValueError):
     """A file cannot become a study's image. ``stage`` is the step that refused it: open, header, decode or pixels."""
@@ -26,3 +28,12 @@ class LakeError(RuntimeError):
 def brief(error: Exception) -> str:
     """The first line of a library's message, short enough for a table cell."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def shown(value: object) -> str:
+    """A value of a header for a message where it is a code, a UID or numbers, and so no name.
+
+    A damaged length may let any value swallow the elements that follow it, with the patient's name among them.
+    """
+    text = str(value)
+    return text if re.fullmatch(r"[A-Z0-9_.,+\-\[\]' ]{1,64}", text) else "unreadable"

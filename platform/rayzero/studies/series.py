@@ -13,7 +13,7 @@ from pydicom.dataset import FileDataset
 from rayzero.studies.codecs import decode
 from rayzero.studies.dicom import check_layout, check_syntax, parse
 from rayzero.studies.display import check_range, numbers
-from rayzero.studies.errors import StudyFileError
+from rayzero.studies.errors import StudyFileError, shown
 from rayzero.studies.orientation import Array
 from rayzero.studies.study import Image
 from rayzero.studies.voxels import VolumeHeader, check_size, to_hounsfield, volume_image
@@ -113,7 +113,7 @@ def _check_header(dataset: FileDataset) -> None:
     """Refuse all that is not one slice of a CT in Hounsfield units."""
     sop_class = dataset.get("SOPClassUID")
     if sop_class != uid.CTImageStorage:
-        found = uid.UID(sop_class).name if sop_class else "no SOP class"
+        found = uid.UID(shown(sop_class)).name if sop_class else "no SOP class"
         raise StudyFileError("header", f"the file holds {found}, not a CT slice")
     missing = [name for name in _NEEDED if dataset.get(name) in (None, "", b"")]
     if missing:
@@ -122,13 +122,13 @@ def _check_header(dataset: FileDataset) -> None:
         raise StudyFileError("header", "a CT slice is one frame of one sample a pixel")
     units = str(dataset.get("RescaleType") or "HU")
     if units != "HU":
-        raise StudyFileError("header", f"RescaleType is {units}; Hounsfield units (HU) are read")
+        raise StudyFileError("header", f"RescaleType is {shown(units)}; Hounsfield units (HU) are read")
 
 
 def _numbers(dataset: FileDataset, name: str, count: int) -> list[float]:
     values = numbers(dataset.get(name))
     if len(values) != count or not np.isfinite(values).all():
-        raise StudyFileError("header", f"{name} is {dataset.get(name)}; {count} numbers belong there")
+        raise StudyFileError("header", f"{name} is {shown(dataset.get(name))}; {count} numbers belong there")
     return values
 
 
