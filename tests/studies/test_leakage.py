@@ -96,6 +96,16 @@ def test_trap_10_renamed_and_recompressed_images_are_recognised(tmp_path: Path) 
     assert [(m.patient_id, m.by) for m in found] == [("p0", "by a near-equal image"), ("p1", "by equal pixels")]
 
 
+@pytest.mark.parametrize("column", ["study_id", "image_id"])
+def test_trap_10_a_study_of_the_test_split_tells_of_its_patient(tmp_path: Path, column: str) -> None:
+    refs = [ref("s1", "p1"), ref("s2", "p1", "test"), ref("s3", "p2"), ref("s4", "p3", "test")]
+    listed = {"study_id": ["s2", "s4"], "image_id": ["s2-image", "s4-image"]}[column]
+    write_csv(tmp_path / "set.csv", column, [[name] for name in listed])
+    excluded = leakage.exclude("folder", str(tmp_path), refs, [str(tmp_path / "set.csv")], workers=1)
+    assert [one.study_id for one in excluded.refs] == ["s2", "s3", "s4"]
+    assert [entry.study_id for entry in excluded.entries] == ["s1"]
+
+
 def test_a_patient_with_several_matches_has_one_in_whatever_order_they_come() -> None:
     found = [
         leakage.Match("p1", "b", "by equal pixels"),

@@ -113,10 +113,13 @@ def exclude(corpus_name: str, root: str, refs: Sequence[StudyRef], sources: Sequ
     """
     known = [read_known(source, corpus_name, workers=workers) for source in sources]
     trained = [ref for ref in refs if ref.split != "test"]
-    matches = {match.patient_id: match for match in match_ids(trained, known)}
+    # A study of the test split that an evaluation set has gives its patient away, who may be trained on elsewhere.
+    patients = {ref.patient_id for ref in trained}
+    telling = [ref for ref in refs if ref.patient_id in patients]
+    matches = {match.patient_id: match for match in match_ids(telling, known)}
     pixels = [one for one in known if one.has_pixels]
     if pixels:
-        rest = iter([ref for ref in trained if ref.patient_id not in matches])
+        rest = iter([ref for ref in telling if ref.patient_id not in matches])
         chunks = iter(lambda: list(islice(rest, CHUNK_STUDIES)), [])
         _start(workers)
         shared: Any = ray.put(pixels)
