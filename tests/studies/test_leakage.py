@@ -158,7 +158,7 @@ def test_lists_that_name_nothing_are_refused(tmp_path: Path) -> None:
 def test_trap_10_ingest_leaves_out_a_patient_of_an_evaluation_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [("s0", "p0", "train"), ("s1", "p1", "train"), ("s2", "p1", "validation"), ("s3", "p1", "test")]
+    rows = [("s0", "p0", "train"), ("s1", "p1", "train"), ("s2", "p1", "validation"), ("s3", "p3", "test")]
     root = tmp_path / "corpus"
     root.mkdir()
     for index, (name, _, _) in enumerate(rows):
