@@ -92,28 +92,16 @@ Pacs = Annotated[
     str | None, Form(description="A PACS from /v1/pacs that has the image, instead of a file", examples=["main"])
 ]
 _UID = "1.2.840.113619.2.55.3"
-Study = Annotated[
-    str | None,
-    Form(max_length=64, pattern=UID, description="The image's StudyInstanceUID there", examples=[_UID]),
-]
-Series = Annotated[
-    str | None,
-    Form(
-        max_length=64,
-        pattern=UID,
-        description="Its SeriesInstanceUID, where the study has several that fit",
-        examples=[f"{_UID}.1"],
-    ),
-]
-Instance = Annotated[
-    str | None,
-    Form(
-        max_length=64,
-        pattern=UID,
-        description="A film's SOPInstanceUID, where the series has several",
-        examples=[f"{_UID}.1.1"],
-    ),
-]
+
+
+def _uid(description: str, example: str) -> Any:
+    """A form field for a DICOM UID."""
+    return Form(max_length=64, pattern=UID, description=description, examples=[example])
+
+
+Study = Annotated[str | None, _uid("The image's StudyInstanceUID there", _UID)]
+Series = Annotated[str | None, _uid("Its SeriesInstanceUID, where the study has several that fit", f"{_UID}.1")]
+Instance = Annotated[str | None, _uid("A film's SOPInstanceUID, where the series has several", f"{_UID}.1.1")]
 Studies = Annotated[
     list[str] | None,
     Form(
