@@ -27,6 +27,22 @@ def test_the_published_recipe_is_published_to_the_number() -> None:
     assert config.model["temperature"] == 0.07
 
 
+def test_augmentation_is_each_recipe_s_own() -> None:
+    """RadZero spec, section 3; CARZero spec, section 6; ALTA spec, section 1; BrgSA spec, section 1."""
+    found = {name: preset_config(name, []).data.augmentation.changed for name in preset_names()}
+    colour = {"brightness": [0.8, 1.2], "contrast": [0.8, 1.2]}
+    published = {
+        "carzero": {
+            "crop": 224 / 256, "flip": 0.3, "rotation": 30.0, "translation": 0.1, "scale": [0.9, 1.1], **colour
+        },
+        "alta": {"rotation": 20.0, "shear": 10.0, "translation": 0.1, "scale": [0.95, 1.05], **colour},
+    }  # fmt: skip
+    assert found == {name: published.get(name, {}) for name in found}
+    assert preset_config("carzero", []).vision.resolution == 224
+    # Of volumes, BrgSA's own crop.
+    assert preset_config("brgsa", []).model["crop"] == [112, 224, 224]
+
+
 def test_overrides_are_dotted_and_typed() -> None:
     config = load_config(None, ["training.steps=7", "data.views=[frontal, lateral]", "training.lr=3e-4"])
     assert config.training.steps == 7
@@ -51,6 +67,11 @@ def test_overrides_are_dotted_and_typed() -> None:
         (["data.views=[]"], "data.views=[]: "),
         (["data.statuses=[]"], "data.statuses=[]: "),
         (["training.betas=[0.9,1.5]"], "training.betas.1=1.5: "),
+        (["data.augmentation.flop=0.5"], "unknown setting 'data.augmentation.flop': did you mean 'flip'?"),
+        (["data.augmentation.scale=[1.1,0.9]"], "data.augmentation.scale=[1.1, 0.9] falls"),
+        (["data.augmentation.flip=0.5", "vision.cache_features=true"], "flip: needs vision.cache_features=false"),
+        (["data.augmentation.crop=1.2"], "data.augmentation.crop=1.2: "),
+        (["data.augmentation.rotation=9", "data.input=volume"], "data.augmentation.rotation: for radiographs alone"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy(overrides: list[str], message: str) -> None:

@@ -35,6 +35,39 @@ Input = Literal["radiograph", "study", "volume"]
 Companion = Literal["lateral", "prior_frontal", "prior_lateral"]
 
 
+Range = tuple[PositiveFloat, PositiveFloat]
+
+
+class AugmentationConfig(Settings):
+    """Random changes to the images of training steps, see rayzero.studies.augmentation; none by default."""
+
+    crop: float = Field(
+        1.0, ge=0.1, le=1.0, description="Side of a random square of each radiograph that goes in, over its own side"
+    )
+    flip: float = Field(
+        0.0, ge=0.0, le=1.0, description="Share mirrored left to right, of the studies whose text names no side"
+    )
+    rotation: float = Field(0.0, ge=0.0, le=180.0, description="Largest turn either way, in degrees")
+    shear: float = Field(0.0, ge=0.0, le=45.0, description="Largest shear along x either way, in degrees")
+    translation: float = Field(0.0, ge=0.0, lt=1.0, description="Largest shift either way along x and y, over the side")
+    scale: Range = Field((1.0, 1.0), description="Least and largest magnification")
+    brightness: Range = Field((1.0, 1.0), description="Least and largest factor of grey levels")
+    contrast: Range = Field((1.0, 1.0), description="Least and largest factor of their distance from the mean")
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> AugmentationConfig:
+        for name in ("scale", "brightness", "contrast"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"data.augmentation.{name}=[{low}, {high}] falls; give the lower end first")
+        return self
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from none at all."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
 class DataConfig(Settings):
     """Which studies a run reads, and how their images and reports become tensors."""
 
@@ -69,6 +102,16 @@ class DataConfig(Settings):
     )
     hu_range: tuple[float, float] = Field((-1000.0, 1000.0), description="Hounsfield units that become -1 and 1")
     shuffle_window: int = Field(256, ge=1, description="Images held per worker to shuffle among")
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    @model_validator(mode="after")
+    def _volumes_only_flip(self) -> DataConfig:
+        others = [f"data.augmentation.{name}" for name in self.augmentation.changed if name != "flip"]
+        if self.input == "volume" and others:
+            raise ValueError(
+                f"{', '.join(others)}: for radiographs alone; volumes take data.augmentation.flip, and BrgSA model.crop"
+            )
+        return self
 
     @model_validator(mode="after")
     def _range_rises(self) -> DataConfig:
@@ -289,6 +332,16 @@ class Config(Settings):
     model: dict[str, Any] = Field(default_factory=dict, description="Settings of the system, see rayzero.alignment")
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _augmentation_is_not_cached(self) -> Config:
+        changed = self.data.augmentation.changed
+        if changed and self.vision.cache_features:
+            names = ", ".join(f"data.augmentation.{name}" for name in changed)
+            raise ValueError(
+                f"{names}: needs vision.cache_features=false, as cached features are of images that do not change"
+            )
+        return self
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

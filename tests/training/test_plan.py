@@ -55,11 +55,13 @@ def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:
 def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy_lake(str(tmp_path / "lake"), train=40)
     settings = [f"data.lake={tmp_path}/lake", f"storage={tmp_path}/runs", f"text.encoder={tiny_bert(tmp_path)}"]
+    settings += ["data.augmentation.flip=0.5", "data.augmentation.scale=[0.9,1.1]"]
     pretrain.run(
         ["--dry-run", *settings, "model.heads=2", "training.epochs=3", "training.batch_size=16", "training.workers=2"]
     )
     printed = capsys.readouterr().out
     assert "batch_size: 16" in printed
+    assert "augmentation     flip 0.5, scale [0.9, 1.1]" in printed
     assert "steps per epoch  2 of 16 images over 2 workers" in printed
     assert "steps            6" in printed
     assert "<- training.zero_stage" in printed

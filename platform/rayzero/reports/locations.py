@@ -39,6 +39,14 @@ _ABBREVIATIONS = {
     "lul": "left upper lobe", "lll": "left lower lobe",
 }  # fmt: skip
 _ABBREVIATION = re.compile(rf"\b({'|'.join(_ABBREVIATIONS)})\b")
+# Whatever mirroring an image would make untrue: sides, their abbreviations (not r/o, rule out), what one side alone
+# has, and the Spanish of PadChest, whose reports are stemmed. Too much costs a flip, too little teaches a falsehood.
+_ONE_SIDED = re.compile(
+    rf"\b(?:left\w*|right\w*|[lr]t|l|r(?!/o\b)|{'|'.join(_ABBREVIATIONS)}"
+    r"|lingul\w*|middle lobes?|(?:minor|horizontal) fissures?|azygos|(?:dextro|la?evo)\w*|situs inversus"
+    r"|izq\w*|derech\w*|dch[oa]s?|ls[di]|li[di]|lm|lobul\w* medi[oa]?)\b",
+    re.IGNORECASE,
+)
 # What may not stand between a place and the finding that it qualifies.
 _BARRIER = re.compile(r"[,;]|\b(?:is|are|with|and|or|of|in|on|no|not|without|clear|normal|there|may|the)\b")
 _PREPOSITION = re.compile(r"\b(?:in|of|at|on|within|involving|overlying|over|along|near|throughout|across)\b")
@@ -76,6 +84,11 @@ def within(text: str) -> str:
     """The first place that ``text`` itself names, or ""."""
     place = _PLACE.search(text)
     return _canonical(place) if place else ""
+
+
+def names_a_side(text: str) -> bool:
+    """Whether ``text`` tells left from right in the body; "bilateral" and "both lungs" do not."""
+    return _ONE_SIDED.search(text) is not None
 
 
 def phrase(location: str) -> str:

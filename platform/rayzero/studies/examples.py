@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from rayzero.config import Companion, DataConfig, Input
 from rayzero.reports.extraction.styles import NORMAL
+from rayzero.studies.augmentation import Augmentation
 from rayzero.studies.preprocess import Geometry, prepare
 from rayzero.studies.study import Image, Study, View
 from rayzero.studies.volume_preprocess import VolumeGeometry, prepare_volume
@@ -43,15 +44,24 @@ COMPANIONS: tuple[Companion, ...] = ("lateral", "prior_frontal", "prior_lateral"
 """The views of a study example after the current frontal, in this order."""
 
 
-def examples_of(studies: Iterable[Study], data: DataConfig, resolution: int, find: FindStudy) -> pa.Table:
-    """One row per example of ``studies``; ``data`` is the prepared image.
+def examples_of(
+    studies: Iterable[Study],
+    data: DataConfig,
+    resolution: int,
+    find: FindStudy,
+    augmentation: Augmentation | None = None,
+) -> pa.Table:
+    """One row per example of ``studies``; ``data`` is the prepared image, changed by ``augmentation``.
 
     ``find`` gives the prior studies that ``data.input=study`` asks for.
     """
     rows: list[dict[str, Any]] = []
     for study in studies:
         for image in admitted(study.images, data):
-            pixels, present = _example(study, image, data, resolution, find)
+            side = augmentation.prepared_at(resolution) if augmentation else resolution
+            pixels, present = _example(study, image, data, side, find)
+            if augmentation:
+                pixels = augmentation(study, image.image_id, pixels, present, resolution)
             rows.append(
                 {
                     "study_id": study.study_id,

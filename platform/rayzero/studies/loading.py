@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 
 from rayzero.config import DataConfig
+from rayzero.studies.augmentation import Augmentation
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import EXAMPLES, admitted_views, examples_of
 from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
@@ -55,7 +56,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Window:
-    """Row groups that are read together; their rows are permuted by ``seed`` and the first ``skip`` left out."""
+    """Row groups that are read together; their rows are permuted by ``seed`` and the first ``skip`` left out.
+
+    ``seed`` begins with the run's seed and the epoch.
+    """
 
     row_groups: tuple[RowGroup, ...]
     seed: tuple[int, ...]
@@ -84,15 +88,15 @@ def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int, *, 
     return Source(tuple(counted), split, data, resolution, prepared=False, priors=priors, with_text=with_text)
 
 
-def read_examples(source: Source, row_group: RowGroup) -> pa.Table:
-    """The examples of one row group."""
+def read_examples(source: Source, row_group: RowGroup, augmentation: Augmentation | None = None) -> pa.Table:
+    """The examples of one row group, changed by ``augmentation`` unless they are prepared already."""
     if source.prepared:
         return read_parquet_group(row_group, EXAMPLES.names)
     studies = list(read_row_group(row_group))
     find = PriorFinder(source.priors, studies)
     if source.with_text:
         studies = [study for study in studies if _says_something(to_row(study), source.data)]
-    return examples_of(studies, source.data, source.resolution, find)
+    return examples_of(studies, source.data, source.resolution, find, augmentation)
 
 
 def _says_something(row: dict[str, Any], data: DataConfig) -> bool:
@@ -201,6 +205,10 @@ def _windows(row_groups: list[RowGroup], size: int) -> list[tuple[RowGroup, ...]
 
 
 def _read_window(source: Source, window: Window) -> pa.Table:
-    table = pa.concat_tables([read_examples(source, row_group) for row_group in window.row_groups])
+    augmentation = None
+    if source.split == "train" and source.data.augmentation.changed:
+        seed, epoch, *_ = window.seed
+        augmentation = Augmentation(source.data, seed=seed, epoch=epoch)
+    table = pa.concat_tables([read_examples(source, row_group, augmentation) for row_group in window.row_groups])
     order = np.random.default_rng(window.seed).permutation(table.num_rows)[window.skip :]
     return table.take(order)

@@ -88,6 +88,7 @@ def describe(planned: Plan, config: Config) -> str:
     lines += [
         "",
         f"examples         {planned.examples:,}",
+        f"augmentation     {_augmentation(config)}",
         f"steps per epoch  {planned.steps_per_epoch:,} of {training.batch_size} images over {training.workers} workers",
         f"steps            {planned.steps:,}",
         "",
@@ -100,3 +101,8 @@ def describe(planned: Plan, config: Config) -> str:
         mark = " <- training.zero_stage" if stage == training.zero_stage else ""
         lines.append(f"{stage:<8}" + "".join(f"{value / 2**30:>14.3f}" for value in figures) + mark)
     return "\n".join(lines)
+
+
+def _augmentation(config: Config) -> str:
+    changed = config.data.augmentation.changed
+    return ", ".join(f"{name} {value}" for name, value in changed.items()) or "none"
