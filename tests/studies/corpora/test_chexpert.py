@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rayzero.studies.corpora import mimic
+from rayzero.studies.corpora import load, mimic
 from rayzero.studies.corpora.chexpert import LABELS
 from rayzero.studies.corpora.chexpert_retrieval import EIGHT, FIVE
 from rayzero.studies.errors import CorpusError
@@ -142,6 +142,22 @@ def test_chexpert_plus_orders_studies_by_report_and_reads_png(tmp_path: Path, fo
 def test_chexpert_plus_without_its_images_says_where_they_may_be(tmp_path: Path) -> None:
     write_csv(tmp_path / "df_chexpert_plus_240401.csv", PLUS, [plus_row(2, 1, "x")])
     with pytest.raises(CorpusError, match=r"PNG/PNG/train/patient00001/study2/view1_frontal\.png"):
+        refs_of("chexpert-plus", tmp_path)
+
+
+def test_chexpert_plus_reads_on_where_the_first_image_is_missing(tmp_path: Path) -> None:
+    rows = [plus_row(1, 1, "x"), plus_row(2, 2, "Edema."), ["elsewhere.jpg", *plus_row(3, 3, "y")[1:]]]
+    write_csv(tmp_path / "df_chexpert_plus_240401.csv", PLUS, [rows[2], rows[0], rows[1]])
+    write_image(tmp_path / "PNG" / str(rows[1][0]).replace(".jpg", ".png"))
+    refs, refused = refs_of("chexpert-plus", tmp_path)
+    assert sorted(refs) == ["patient00001/study1", "patient00001/study2"]
+    assert [q.file for q in refused] == ["df_chexpert_plus_240401.csv, row 1"]
+    assert len(loaded(refs["patient00001/study2"], tmp_path).images) == 1
+    study, lost = load(refs["patient00001/study1"], str(tmp_path))
+    assert study is None
+    assert lost[0].reason == "the file does not exist"
+    write_csv(tmp_path / "df_chexpert_plus_240401.csv", PLUS, rows[2:])
+    with pytest.raises(CorpusError, match="the path_to_image of none of the first 1 rows is one of CheXpert's"):
         refs_of("chexpert-plus", tmp_path)
 
 

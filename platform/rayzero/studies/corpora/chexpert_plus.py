@@ -11,8 +11,9 @@ A study's prior is the one before it in ``patient_report_date_order``: the corpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from rayzero.reports.layouts import chexpert_plus_report
 from rayzero.studies.corpora.base import FileRef, StudyRef
@@ -30,6 +31,7 @@ _FIELDS = (
 )  # fmt: skip
 _LABELS = "chexbert_labels/report_fixed.json"
 _LAYOUTS = ("{}.jpg", "{}.png", "PNG/{}.png", "PNG/PNG/{}.png")
+_PROBED = 100  # rows whose images are looked for to tell the layout: some may be missing in any copy
 _SPLITS: dict[str, Split] = {"train": "train", "valid": "validation"}
 
 
@@ -50,14 +52,13 @@ class CheXpertPlus:
     def studies(self, root: str) -> Iterator[StudyRef | Quarantined]:
         """See ``Corpus.studies``."""
         studies: dict[str, _Study] = {}
-        layout = ""
-        for row in read_rows(root, _TABLE, _FIELDS, optional=()):
+        rows = read_rows(root, _TABLE, _FIELDS, optional=())
+        head = list(islice(rows, _PROBED))
+        layout = _layout(root, head) if head else ""
+        for row in chain(head, rows):
             try:
-                layout = layout or _layout(root, row)
                 _add(row, studies, layout)
             except ValueError as error:
-                if isinstance(error, CorpusError):
-                    raise
                 yield row.refused(error)
         labels = _read_labels(root) if existing(root, [_LABELS]) else {}
         priors = link_priors({study_id: (study.patient, study.order) for study_id, study in studies.items()})
@@ -74,15 +75,22 @@ class CheXpertPlus:
             )
 
 
-def _layout(root: str, row: Row) -> str:
-    """Where the first image lies decides for all. Raises CorpusError when it is in none of the known places."""
-    folder, _, _, image_id = split_path(row["path_to_image"])
-    stem = f"{folder}/{image_id.rpartition('/')[2]}"
-    found = [layout for layout in _LAYOUTS if existing(root, [layout.format(stem)])]
-    if not found:
-        places = ", ".join(layout.format(stem) for layout in _LAYOUTS)
-        raise CorpusError(f"{root} holds no image of {_TABLE}, row {row.number}; it may be at: {places}")
-    return found[0]
+def _layout(root: str, rows: Sequence[Row]) -> str:
+    """Where the first image that is there lies decides for all. Raises CorpusError when none is in a known place."""
+    stems = []
+    for row in rows:
+        try:
+            folder, _, _, image_id = split_path(row["path_to_image"])
+        except ValueError:
+            continue  # refused in its turn
+        stems.append(f"{folder}/{image_id.rpartition('/')[2]}")
+        found = [layout for layout in _LAYOUTS if existing(root, [layout.format(stems[-1])])]
+        if found:
+            return found[0]
+    if not stems:
+        raise CorpusError(f"{_TABLE}: the path_to_image of none of the first {len(rows)} rows is one of CheXpert's")
+    places = ", ".join(layout.format(stems[0]) for layout in _LAYOUTS)
+    raise CorpusError(f"{root} holds no image of the first {len(rows)} rows of {_TABLE}; the first may be at: {places}")
 
 
 def _add(row: Row, studies: dict[str, _Study], layout: str) -> None:
