@@ -168,6 +168,25 @@ def test_trap_11_spacing_keeps_the_last_digit_of_the_list(ct_rate: Path) -> None
     assert _study("ct-rate", ct_rate, "train_7_b").images[0].spacing_mm[1:] == pytest.approx((0.703127, 0.703125))
 
 
+def test_trap_11_a_reconstruction_without_geometry_leaves_the_others_of_its_scan(ct_rate: Path) -> None:
+    path = ct_rate / "dataset/metadata/dataset_metadata_validation_metadata.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "valid_1_a_1" not in line) + "\n")
+    refs, refused = _refs("ct-rate", ct_rate)
+    assert [file.image_id for file in refs["valid_1_a"].files] == ["valid_1_a_2"]
+    assert [q.study_id for q in refused] == ["valid_1_a"]
+    assert "lacks valid_1_a_1" in refused[0].reason
+    np.testing.assert_array_equal(_study("ct-rate", ct_rate, "valid_1_a").images[0].array(), chest())
+    # With none left there is no study, and each is on record.
+    path.write_text(lines[0] + "\n")
+    refs, refused = _refs("ct-rate", ct_rate)
+    assert "valid_1_a" not in refs
+    assert [q.reason.split(";")[0] for q in refused] == [
+        "the metadata table lacks valid_1_a_1",
+        "the metadata table lacks valid_1_a_2",
+    ]
+
+
 def test_volumes_that_the_owners_list_as_not_of_the_chest_are_on_record(ct_rate: Path) -> None:
     (ct_rate / "dataset/metadata/no_chest_train.txt").write_text("dataset/train/train_7/train_7_b/train_7_b_1.nii.gz\n")
     refs, refused = _refs("ct-rate", ct_rate)

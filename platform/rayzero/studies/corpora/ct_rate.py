@@ -80,17 +80,29 @@ class CtRate:
             else:
                 scans.setdefault(f"{name[1]}_{name[3]}", []).append(row)
         for study_id, rows in scans.items():
+            read: list[Row] = []
+            geometry: dict[str, VolumeHeader] = {}
+            for row in rows:
+                volume = _stem(row["VolumeName"])
+                try:
+                    if not self._fixed:
+                        geometry[volume] = _header(volume, headers)
+                    read.append(row)
+                except ValueError as error:
+                    # The other reconstructions of the scan are read all the same.
+                    yield row.refused(error, study_id=study_id)
             try:
-                yield self._ref(study_id, rows, labels, headers, split, folder)
+                if read:
+                    yield self._ref(study_id, read, labels, geometry, split, folder)
             except ValueError as error:
-                yield rows[0].refused(error, study_id=study_id)
+                yield read[0].refused(error, study_id=study_id)
 
     def _ref(
         self,
         study_id: str,
         rows: Sequence[Row],
         labels: Mapping[str, Row],
-        headers: Mapping[str, Row],
+        geometry: Mapping[str, VolumeHeader],
         split: str,
         folder: str,
     ) -> StudyRef:
@@ -109,7 +121,7 @@ class CtRate:
                 FileRef(
                     image_id=volume,
                     path=f"{folder}/{patient}/{study_id}/{volume}.nii.gz",
-                    header=None if self._fixed else _header(volume, headers),
+                    header=geometry.get(volume),
                 )
                 for volume in volumes
             ),
