@@ -54,14 +54,13 @@ def test_a_copy_keeps_its_signature_and_another_patient_has_another() -> None:
     own = np.stack([leakage.signature(image(pixels)) for pixels in films])
     for row, pixels in zip(own, films, strict=True):
         half = np.asarray(PillowImage.fromarray(pixels).resize((64, 64), PillowImage.Resampling.BOX))
-        for copy in (recompressed(pixels), half, pixels.astype(np.uint16) * 16 + 3):
-            found = leakage.signature(image(copy))
-            assert found is not None
-            assert row @ found / leakage.GRID**2 >= leakage.MIN_CORRELATION
+        known = leakage.Known("set", signatures=row[None])
+        for copy in (recompressed(pixels), half, pixels.astype(np.uint16) * 16 + 3, 255 - recompressed(pixels)):
+            assert leakage._seen(image(copy), known) == "by a near-equal image"
     correlation = own @ own.T / leakage.GRID**2
     assert np.diag(correlation) == pytest.approx(1, abs=1e-4)
     np.fill_diagonal(correlation, 0)
-    assert correlation.max() < leakage.MIN_CORRELATION
+    assert np.abs(correlation).max() < leakage.MIN_CORRELATION
 
 
 def test_no_signature_of_a_flat_or_tiny_image_or_a_volume() -> None:
@@ -152,6 +151,34 @@ def test_lists_that_name_nothing_are_refused(tmp_path: Path) -> None:
         leakage.read_list(str(tmp_path / "list.csv"), "folder")
     with pytest.raises(LakeError, match="no lake at"):
         leakage.read_known(str(tmp_path / "none"), "folder", workers=1)
+
+
+def test_a_task_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a cluster: what is asked of Ray is noted."""
+    cancelled: list[tuple[str, bool]] = []
+
+    def failing(reference: str) -> str:
+        if reference == "b":
+            raise CorpusError("the store is away")
+        return reference.upper()
+
+    class Task:
+        @staticmethod
+        def remote(item: str) -> str:
+            return item
+
+    monkeypatch.setattr("rayzero.studies.leakage.ray.remote", lambda function: Task)
+    monkeypatch.setattr("rayzero.studies.leakage.ray.wait", lambda running, num_returns: (running[:1], running[1:]))
+    monkeypatch.setattr(
+        "rayzero.studies.leakage.ray.cancel", lambda reference, force: cancelled.append((reference, force))
+    )
+    monkeypatch.setattr(leakage, "outcome", failing)
+    parts = leakage._map(str.upper, "abcdefg", 3)
+    assert next(parts) == "A"
+    with pytest.raises(CorpusError, match="the store is away"):
+        next(parts)
+    # Nothing more was started after the failure.
+    assert cancelled == [("c", True), ("d", True)]
 
 
 @pytest.mark.cluster

@@ -3,7 +3,8 @@
 A study leaves when its patient is in an evaluation set. Patients are recognised by id among corpora that share ids
 (MIMIC-CXR and MS-CXR; CheXpert, CheXpert Plus, 5x200 and 8x200), and by an image everywhere: RSNA, SIIM-ACR and
 ChestX-Det10 are images of NIH ChestX-ray14 under new names, some of them compressed again. Equal pixels have equal
-SHA-256; a recompressed, rescaled or resized copy has a near-equal ``signature``. Studies of the test split stay:
+SHA-256; a recompressed, rescaled, resized or inverted copy has a near-equal ``signature``, up to its sign. One whose
+histogram was equalised has not: where a set has such copies, name them by id as well. Studies of the test split stay:
 nothing is trained on them.
 """
 
@@ -28,9 +29,9 @@ from rayzero.studies.tasks import outcome
 
 GRID = 32
 MIN_CORRELATION = 0.9995
-"""Signatures that correlate at least this much are of one film. Measured on the films of 120 simulated patients: copies
-through JPEG of quality 20 to 90, at half the size, or at other bits stay above 0.9996; films of two patients reach
-0.9947 at most."""
+"""Signatures that correlate at least this much, either way, are of one film. Measured on the films of 120 simulated
+patients: copies through JPEG of quality 20 to 90, at half the size, or at other bits stay above 0.9996; films of two
+patients reach 0.9947 at most."""
 CHUNK_STUDIES = 64
 """Studies that one task compares."""
 
@@ -262,7 +263,8 @@ def _seen(image: Image, known: Known) -> str:
     if image.sha256 in known.hashes:
         return _BY_PIXELS
     own = signature(image) if len(known.signatures) else None
-    if own is not None and float((known.signatures @ own).max()) >= MIN_CORRELATION * GRID * GRID:
+    # A copy of the other polarity has the same signature with the other sign.
+    if own is not None and float(np.abs(known.signatures @ own).max()) >= MIN_CORRELATION * GRID * GRID:
         return _BY_LIKENESS
     return ""
 
@@ -294,7 +296,13 @@ def _map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterat
     task = ray.remote(function)  # type: ignore[arg-type,call-overload]
     waiting = iter(items)
     running = [task.remote(item) for item in islice(waiting, workers)]
-    while running:
-        (done,), running = ray.wait(running, num_returns=1)
-        running += [task.remote(item) for item in islice(waiting, 1)]
-        yield outcome(done)
+    try:
+        while running:
+            (done,), running = ray.wait(running, num_returns=1)
+            result = outcome(done)
+            running += [task.remote(item) for item in islice(waiting, 1)]
+            yield result
+    finally:
+        # One that failed ends the exclusion: the others would go on decoding for nobody.
+        for reference in running:
+            ray.cancel(reference, force=True)
