@@ -32,7 +32,8 @@ ATTRIBUTES = (
     "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PixelData",
 )  # fmt: skip
 """All that is ever parsed of a header. None is in the table of attributes that the Basic Application Level
-Confidentiality Profile removes or replaces (PS3.15, table E.1-1), so no identifying one can reach a result."""
+Confidentiality Profile removes or replaces (PS3.15, table E.1-1), so no identifying one can reach a result: for a
+view, AcquisitionDeviceProcessingDescription is left out, free text that the profile removes."""
 
 _SPACING_MM = (0.01, 10.0)  # finer or coarser than any detector: a header in other units, or made up
 
