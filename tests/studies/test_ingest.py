@@ -178,6 +178,18 @@ def test_an_ingest_that_reads_nothing_leaves_the_old_lake(tmp_path: Path) -> Non
     assert ingest("folder", str(root), str(target), cpus=2).lake.fingerprint == old.fingerprint
 
 
+def test_tables_that_list_no_study_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root, target = tmp_path / "corpus", tmp_path / "lake"
+    root.mkdir()
+    rows = "s1,p1,training,a.png\ns2,p2,training,b.png\n,p3,train,c.png\n"
+    (root / "studies.csv").write_text("study_id,patient_id,split,images\n" + rows)
+    with pytest.raises(
+        CorpusError, match=r"list no study: 3 rows are refused, 2 of them for .*'training'.*csv, row 1\)"
+    ):
+        ingest("folder", str(root), str(target), cpus=2)
+    assert not target.exists()
+
+
 def ingest_command(root: str, lake: Path) -> list[str]:
     ends = ["--root", root, "--lake", str(lake), "--cpus", "2"]
     return [sys.executable, "-m", "jobs.ingest", "--corpus", "folder", *ends]

@@ -95,12 +95,14 @@ def ingest(
 
     ``limit`` takes the first so many studies. ``cpus`` bounds the tasks that run at once (default: all the CPUs of
     the cluster). ``exclude`` names evaluation sets whose patients stay out of train and validation, see
-    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError, also when there are studies and
-    none can be read, or LakeError; the lake that was there stays in force until all is written. The same call after
-    an interruption continues.
+    ``leakage.exclude``. Ray is started when it is not running. Raises CorpusError, also when no row of the tables is
+    a study, or there are studies and none can be read, or LakeError; the lake that was there stays in force until all
+    is written. The same call after an interruption continues.
     """
     root_url, lake_url = normal_url(root), normal_url(lake)
     refs, refused = plan(corpus_name, root_url, limit=limit)
+    if refused and not refs:
+        raise CorpusError(_nothing_listed(root, refused))
     if not ray.is_initialized():
         join(cpus=cpus, log_to_driver=False)
     workers = cpus or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
@@ -205,6 +207,17 @@ def _digest(corpus_name: str, root: str, refs: Sequence[StudyRef], refused: Sequ
     for text in sorted(map(repr, refused)):
         digest.update(text.encode())
     return digest.hexdigest()
+
+
+def _nothing_listed(root: str, entries: Sequence[Quarantined]) -> str:
+    """What to say of tables that list no study: the commonest reason, and where it is met first."""
+    ((reason, number),) = Counter(entry.reason for entry in entries).most_common(1)
+    first = next(entry for entry in entries if entry.reason == reason)
+    return (
+        f"the tables under {root} list no study: {len(entries):,} rows are refused, {number:,} of them for this "
+        f"reason: {reason} (first in {first.file or first.study_id}); see that this is the right corpus, mend the "
+        "tables, and run this again; the lake that was there stays"
+    )
 
 
 def _nothing_read(root: str, studies: int, entries: Sequence[Quarantined]) -> str:
