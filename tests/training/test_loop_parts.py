@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from rayzero.alignment import registry
-from rayzero.config import DataConfig, load_config
+from rayzero.config import ConfigError, DataConfig, load_config
 from rayzero.studies import lake as lakes
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import stacked
 from rayzero.studies.lake import RowGroup, open_lake, write_lake
 from rayzero.studies.loading import Source, lake_source, plan, read_examples
 from rayzero.studies.study import Report
-from rayzero.training import engine
+from rayzero.training import engine, features
 from rayzero.training.features import _Encoder, cache_key
 from rayzero.training.run import absolute
 from tests.encoders.tiny import tiny_bert
@@ -116,6 +116,30 @@ def test_cached_features_are_shared_exactly_when_they_are_the_same(tmp_path: Pat
     assert key != cache_key(reports, lake, "train")
     assert key == cache_key(load_config(None, ["data.texts=caption"]), lake, "train")
     assert cache_key(base, lake, "validation") == cache_key(reports, lake, "validation")
+
+
+def test_features_of_an_encoder_that_was_trained_further_are_others(tmp_path: Path) -> None:
+    lake = toy_lake(str(tmp_path / "lake"), train=4, validation=2, test=2)
+
+    def key(name: str) -> str:
+        return cache_key(load_config(None, [f"vision.encoder={tmp_path / name}"]), lake, "train")
+
+    for name in ("encoder", "copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    before = key("encoder")
+    assert key("copy") == before
+    (tmp_path / "encoder" / "model.safetensors").write_bytes(b"weighty")
+    assert key("encoder") != before
+
+
+def test_features_beyond_the_range_of_the_cache_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(None, ["vision.resolution=64"])
+    monkeypatch.setattr(features, "build_vision", lambda vision, data: torch.nn.Identity())
+    encoder = _Encoder(config, {}, "cpu")
+    assert encoder._encode(torch.full((2, 3), 65000.0)).dtype == torch.float16
+    with pytest.raises(ConfigError, match=r"vision.encoder=efficientnet-lite0 gives features .* beyond the 65,504"):
+        encoder._encode(torch.full((2, 3), 66000.0))
 
 
 def test_several_may_fill_one_cache_and_go_on_with_what_is_there(

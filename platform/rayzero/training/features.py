@@ -2,7 +2,11 @@
 
 A cache is a folder of example row groups plus ``cache.json``, which is written last and lists them; its name is
 a digest of everything the features depend on (lake, split, encoder, resolution, preprocessing), so runs and
-sweep trials that agree on those share it. Each part appears as a whole, so that several may fill one cache at once.
+sweep trials that agree on those share it. An encoder in a local folder counts by what its files hold, one of a hub or
+of a wheel by its name. Each part appears as a whole, so that several may fill one cache at once.
+
+Features are stored as fp16, which takes the room of bf16 (no type of Arrow) and keeps three more bits of each value;
+one beyond its range of 65,504 is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +26,7 @@ import ray
 import torch
 
 from rayzero.alignment import registry
-from rayzero.config import Config
+from rayzero.config import Config, ConfigError
 from rayzero.encoders.vision import build_vision
 from rayzero.storage import open_url, write_whole
 from rayzero.studies.examples import stacked, with_features
@@ -83,10 +88,21 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
     data = config.data.model_dump(mode="json", include=_PREPARED)
     pixels = registry.find_system(config).needs_pixels
     vision = config.vision.model_dump(mode="json", include={"encoder", "resolution", "normalised"})
+    if Path(config.vision.encoder).is_dir():
+        vision["encoder"] = _contents(Path(config.vision.encoder))
     # Which texts are aligned decides which training studies have any.
     reports = split == "train" and config.data.texts == "report"
     parts = [lake.fingerprint, split, vision, data, pixels, reports]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _contents(folder: Path) -> str:
+    """A digest of the files in ``folder``: an encoder trained further keeps its place and not its features."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _encode(config: Config, sources: Mapping[str, Source]) -> None:
@@ -178,4 +194,10 @@ class _Encoder:
         return int(examples.num_rows)
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.encoder(part.to(self.device)).half().cpu() for part in pixels.split(_ENCODE_BATCH)])
+        features = torch.cat([self.encoder(part.to(self.device)).half().cpu() for part in pixels.split(_ENCODE_BATCH)])
+        if not features.isfinite().all():
+            raise ConfigError(
+                f"vision.encoder={self.config.vision.encoder} gives features that are no numbers, or beyond the 65,504 "
+                "of cached ones: set vision.cache_features=false, or see that its weights are sound"
+            )
+        return features
