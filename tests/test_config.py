@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,8 @@ def test_the_published_recipe_is_published_to_the_number() -> None:
 def test_augmentation_is_each_recipe_s_own() -> None:
     """RadZero spec, section 3; CARZero spec, section 6; ALTA spec, section 1; BrgSA spec, section 1."""
     found = {name: preset_config(name, []).data.augmentation.changed for name in preset_names()}
-    colour = {"brightness": [0.8, 1.2], "contrast": [0.8, 1.2]}
-    published = {
+    colour: dict[str, Any] = {"brightness": [0.8, 1.2], "contrast": [0.8, 1.2]}
+    published: dict[str, dict[str, Any]] = {
         "carzero": {
             "crop": 224 / 256, "flip": 0.3, "rotation": 30.0, "translation": 0.1, "scale": [0.9, 1.1], **colour
         },

@@ -29,7 +29,8 @@ EVERYTHING = AugmentationConfig(
 def smooth(side: int = 64) -> Float:
     """A film without edges, on which interpolations agree."""
     noise = ndimage.gaussian_filter(np.random.default_rng(0).random((side, side)), 3)
-    return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+    film: Float = ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+    return film
 
 
 def study(*texts: str, report: str = "") -> Study:
