@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -17,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from rayzero.studies import lake as lakes
 from rayzero.studies.errors import LakeError
-from rayzero.studies.lake import Quarantined, open_lake, write_lake
+from rayzero.studies.lake import Quarantined, RowGroup, each_group, open_lake, write_lake
 from rayzero.studies.study import (
     SCHEMA_VERSION,
     Image,
@@ -214,3 +215,21 @@ def test_rows_round_trip(
     )
     assert from_row(to_row(study)) == study
     np.testing.assert_array_equal(from_row(to_row(study)).images[0].array(), pixels)
+
+
+def test_row_groups_are_read_side_by_side_and_given_in_order() -> None:
+    groups = [RowGroup(f"part-{index}", 0, index) for index in range(20)]
+    # Each of two waits for the other: one after another, they would wait for ever.
+    meeting = threading.Barrier(2, timeout=30)
+
+    def rows(group: RowGroup) -> int:
+        meeting.wait()
+        return group.num_rows
+
+    assert each_group(groups, rows) == list(range(20))
+
+    def damaged(group: RowGroup) -> int:
+        raise LakeError(f"{group.path} is damaged")
+
+    with pytest.raises(LakeError, match="part-0 is damaged"):
+        each_group(groups, damaged)

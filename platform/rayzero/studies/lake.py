@@ -16,10 +16,11 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
@@ -39,6 +40,9 @@ GROUP_BYTES = 64 * 2**20
 
 MAX_STUDY_BYTES = 2**31 - 2**16
 """Pixels that a study may hold: Parquet keeps all the images of a study in one page, and a page below 2 GiB."""
+
+_OPEN_GROUPS = 16  # waits on a store overlap
+T = TypeVar("T")
 
 _QUARANTINE = pa.schema([(name, pa.string()) for name in ("study_id", "file", "stage", "reason")])
 
@@ -164,6 +168,12 @@ def read_parquet_group(group: RowGroup, columns: Sequence[str] | None = None) ->
         raise LakeError(f"{group.path} is gone: the lake was rewritten meanwhile; open it again") from None
     except pa.ArrowInvalid as error:
         raise LakeError(f"{group.path} is damaged ({error}); write the lake again with jobs.ingest") from None
+
+
+def each_group(groups: Iterable[RowGroup], function: Callable[[RowGroup], T]) -> list[T]:
+    """``function`` of each row group, in order; several are read at a time, for a store answers each after a while."""
+    with ThreadPoolExecutor(_OPEN_GROUPS) as pool:
+        return list(pool.map(function, groups))
 
 
 def write_lake(url: str, studies: Iterable[Study], quarantined: Iterable[Quarantined] = ()) -> Lake:

@@ -21,7 +21,7 @@ from rayzero.config import DataConfig
 from rayzero.studies.augmentation import Augmentation
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import EXAMPLES, admitted_views, examples_of
-from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
+from rayzero.studies.lake import Lake, RowGroup, each_group, read_parquet_group, read_row_group
 from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
 from rayzero.studies.study import Split, to_row
 
@@ -75,13 +75,14 @@ def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int, *, 
     """
     views = admitted_views(data)
     groups = lake.row_groups([split])
-    counted = []
-    for row_group in groups:
+
+    def images(row_group: RowGroup) -> int:
         rows = read_parquet_group(row_group, [*_COUNTED, *(_TEXTS if with_text else [])]).to_pylist()
         rows = [row for row in rows if not with_text or _says_something(row, data)]
-        images = sum(image["view"] in views for row in rows for image in row["images"])
-        if images:
-            counted.append(replace(row_group, num_rows=images))
+        return sum(image["view"] in views for row in rows for image in row["images"])
+
+    counts = each_group(groups, images)
+    counted = [replace(group, num_rows=count) for group, count in zip(groups, counts, strict=True) if count]
     if not counted:
         raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(views)} image; see data.views and data.input")
     priors = link_priors(lake, groups) if data.input == "study" else {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from rayzero.studies.lake import Lake, RowGroup, read_parquet_group, read_row_group
+from rayzero.studies.lake import Lake, RowGroup, each_group, read_parquet_group, read_row_group
 from rayzero.studies.study import Study
 
 PriorGroups = Mapping[str, RowGroup]
@@ -16,20 +17,23 @@ def link_priors(lake: Lake, groups: Iterable[RowGroup]) -> PriorGroups:
 
     A prior that the lake does not hold has no entry.
     """
-    linked = {
-        prior
-        for group in groups
-        for prior in read_parquet_group(group, ["prior_study_id"]).column("prior_study_id").to_pylist()
-        if prior is not None
-    }
+    asked = each_group(groups, lambda group: _column(group, "prior_study_id"))
+    linked = {prior for priors in asked for prior in priors if prior is not None}
     if not linked:
         return {}
+    everywhere = lake.row_groups()
+    held = each_group(everywhere, lambda group: _column(group, "study_id"))
     return {
         study_id: group
-        for group in lake.row_groups()
-        for study_id in read_parquet_group(group, ["study_id"]).column("study_id").to_pylist()
+        for group, studies in zip(everywhere, held, strict=True)
+        for study_id in studies
         if study_id in linked
     }
+
+
+def _column(group: RowGroup, name: str) -> list[Any]:
+    values: list[Any] = read_parquet_group(group, [name]).column(name).to_pylist()
+    return values
 
 
 class PriorFinder:
