@@ -26,12 +26,12 @@ from rayzero.config import Config, ConfigError, nearest, override
 from rayzero.evaluation.report import write_pages
 from rayzero.storage import open_url
 from rayzero.studies.lake import Lake
-from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
 from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
-from rayzero.training.run import absent_figure, absolute, check_monitor, check_resources, open_training_lake, pretrain
+from rayzero.training.room import find_room
+from rayzero.training.run import absent_figure, absolute, check_monitor, count_examples, open_training_lake, pretrain
 from rayzero.training.zero_shot import FIGURES
 from tune.answer import NO_FIGURES, SweepResult, Trial, collect
 from tune.budget import Budget, plan
@@ -140,7 +140,8 @@ def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
     # Tune's table tells what Optuna would log.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for config in sweep.extremes:
-        check_resources(config)  # the feature cache would wait for a GPU that nobody has
+        # The feature cache would wait for a GPU that nobody has.
+        find_room(config, driver_cpus=_DRIVER_CPUS)
     budget = _budget(sweep, lake)
     storage = open_storage(sweep.database)
     study = open_study(storage, sweep.name, sweep.space, budget, sweep.base, lake.fingerprint, resume=resume)
@@ -293,10 +294,12 @@ def _open_lake(sweep: Sweep) -> Lake:
 
 
 def _budget(sweep: Sweep, lake: Lake) -> Budget:
-    base = sweep.base
-    examples = lake_source(lake, "train", base.data, base.vision.resolution, with_text=True).num_rows
+    # What is trained on may follow from a choice, such as the kind of texts: trials are compared where the smallest
+    # epoch ends, or the others would be a comparison ahead of it.
+    data = {config.data.model_dump_json(): config for config in sweep.extremes}
+    examples = min(count_examples(config, lake) for config in data.values()) if sweep.base.training.epochs else 0
     largest = max(config.training.largest_batch for config in sweep.extremes)
-    return plan(base, sweep.space.halving, examples=examples, largest_batch=largest)
+    return plan(sweep.base, sweep.space.halving, examples=examples, largest_batch=largest)
 
 
 def _warm_features(sweep: Sweep, lake: Lake) -> None:
