@@ -180,7 +180,9 @@ def _only_driver(sweep: Sweep) -> Iterator[None]:
 def train_winner(sweep: Sweep, result: SweepResult) -> str:
     """Train the winner at the preset's full length and export it; returns the bundle's folder or URL."""
     config = override(sweep.preset, sweep.space.settings(result.best.parameters))
-    config = override(config, {"name": "winner", "storage": sweep.folder, "data.cache": sweep.base.data.cache})
+    # Another trial may win when the sweep is resumed with more of them.
+    name = f"winner-{result.best.number:04d}"
+    config = override(config, {"name": name, "storage": sweep.folder, "data.cache": sweep.base.data.cache})
     return export_run(pretrain(config).run_folder, f"{sweep.folder}/bundle")
 
 
@@ -193,6 +195,8 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
         return
     # Not every report is a validation, and Tune would end the trial for it.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    together = space.max_concurrent or concurrent_trials(sweep.extremes)
+    print(f"{study.study_name}: {count} trials to run, {together} at once", flush=True)
     search = StudySearch(study, space, budget, left)
     trainable = tune.with_parameters(run_trial, space=space, base=sweep.base, budget=budget, folder=folder)
     remote = "://" in sweep.folder
@@ -205,7 +209,7 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
             search_alg=search,
             scheduler=StudyScheduler(search),
             num_samples=count,
-            max_concurrent_trials=space.max_concurrent or concurrent_trials(sweep.extremes),
+            max_concurrent_trials=together,
             time_budget_s=seconds,
         ),
         run_config=tune.RunConfig(
@@ -266,7 +270,7 @@ def repeats_space(space: Space, result: SweepResult, best: Sequence[str], seed: 
 
 
 def concurrent_trials(configs: Sequence[Config]) -> int:
-    """How many trials the cluster holds: Ray Train's workers are not in Tune's own accounting."""
+    """How many trials the cluster holds as it is: Ray Train's workers are not in Tune's own accounting."""
     have = ray.cluster_resources()
     per_trial = {
         "CPU": _DRIVER_CPUS + max(one.training.workers * one.training.cpus_per_worker for one in configs),
@@ -353,7 +357,7 @@ def run(arguments: Sequence[str]) -> None:
     print(f"best    {describe(result.best, [objective.metric for objective in result.objectives])}")
     if left := len(result.of("unfinished")) + result.repeats_left:
         print(f"left    {left} trials were put off; --resume continues them")
-    for line in failures(result.of("failed")):
+    for line in [*failures(result.of("failed")), *(f"failed  repeat of {why}" for why in result.repeats_failed)]:
         print(line)
     print(f"report  {sweep.folder}/report.html\npreset  {sweep.folder}/best.yaml")
     print(f"trials  optuna-dashboard {shown(sweep.database)}\n        tensorboard --logdir {sweep.folder}/tune")
