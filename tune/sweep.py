@@ -7,11 +7,9 @@ python -m tune.sweep --space tune/spaces/radzero.yaml data.lake=s3://bucket/lake
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from rayzero.studies.study import Split
 from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
+from rayzero.training.owner import owned
 from rayzero.training.room import find_room
 from rayzero.training.run import absent_figure, absolute, check_monitor, count_examples, open_training_lake, pretrain
 from rayzero.training.zero_shot import FIGURES
@@ -130,9 +129,11 @@ def run_sweep(sweep: Sweep, *, resume: bool = False) -> SweepResult:
     """Run the trials, or with ``resume`` those that are left, and write the report.
 
     Needs a Ray cluster with its dashboard (Ray Train's cleaner asks it). Raises ConfigError or LakeError before any
-    trial starts, and ConfigError with the first trial's error when none finished.
+    trial starts, TrainingError when another process runs the sweep or no nodes come for it, and ConfigError with the
+    first trial's error when none finished.
     """
-    with _only_driver(sweep):
+    # Two drivers would take up the same trials, and one would tell of the other's as failed.
+    with owned(sweep.folder):
         return _run_sweep(sweep, _open_lake(sweep), resume=resume)
 
 
@@ -160,21 +161,6 @@ def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
     files = report_files(result, command=f"optuna-dashboard {shown(sweep.database)}")
     write_pages(sweep.folder, {**files, "best.yaml": preset_text(result, preset)})
     return result
-
-
-@contextmanager
-def _only_driver(sweep: Sweep) -> Iterator[None]:
-    """Two drivers of one sweep would take up the same trials. The system lets go of the lock of one that is killed."""
-    if "://" in sweep.folder:
-        yield
-        return
-    Path(sweep.folder).mkdir(parents=True, exist_ok=True)
-    with Path(sweep.folder, "driver.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"sweep {sweep.name!r} in {sweep.folder} is being run by another process") from None
-        yield
 
 
 def train_winner(sweep: Sweep, result: SweepResult) -> str:

@@ -10,11 +10,13 @@ import pytest
 
 from rayzero.config import ConfigError, override
 from rayzero.studies.lake import write_lake
+from rayzero.training import owner
+from rayzero.training.errors import TrainingError
 from rayzero.training.run import open_training_lake
 from tests.toys import toy_study
 from tune.budget import Budget, plan
 from tune.space import Halving, load_space
-from tune.sweep import Sweep, _budget, _open_lake, prepare
+from tune.sweep import Sweep, _budget, _open_lake, prepare, run_sweep
 from tune.trial import trial_config
 
 SPACES = Path(__file__).parents[2] / "tune" / "spaces"
@@ -211,6 +213,13 @@ halving: {reduction: 3, rungs: 2}
     budget = _budget(sweep, open_training_lake(sweep.base))
     # Four studies are frontal: at a batch of two, at least three images of each epoch.
     assert (budget.images, budget.unit) == (27, 3)
+
+
+def test_a_sweep_that_another_process_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "BEAT_SECONDS", 0.5)
+    sweep = prepare(load_space(SPACES / "laptop.yaml"), "laptop", [f"data.lake={tmp_path}", f"storage={tmp_path}"])
+    with owner.owned(sweep.folder), pytest.raises(TrainingError, match=r"sweeps/laptop is being trained by process"):
+        run_sweep(sweep, resume=True)
 
 
 def test_objectives_are_better_where_their_metric_is(tmp_path: Path) -> None:
