@@ -24,7 +24,7 @@ from rayzero.config import Config, ConfigError, dump_yaml, override, parse_confi
 from rayzero.storage import open_url, write_whole
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
-from rayzero.studies.loading import lake_source
+from rayzero.studies.loading import READER_CPUS, lake_source
 from rayzero.studies.study import Split
 from rayzero.training.errors import TrainingError, last_line
 from rayzero.training.features import training_sources
@@ -253,7 +253,7 @@ def _check_same_run(config: Config, lake: Lake) -> None:
 
 
 def check_resources(config: Config) -> None:
-    """Raises ConfigError when the cluster has no room for the workers of ``config``."""
+    """Raises ConfigError when the cluster has no room for the workers of ``config`` and a task that reads for them."""
     training = config.training
     have = ray.cluster_resources()
     workers = training.min_workers or training.workers
@@ -264,6 +264,15 @@ def check_resources(config: Config) -> None:
                 f"{workers} workers need {amount:g} {name}, the cluster has {have.get(name, 0):g}; lower "
                 f"training.{'min_' * bool(training.min_workers)}workers or training.{name.lower()}s_per_worker"
             )
+    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    fitting = min(training.workers, int(cpus / training.cpus_per_worker))
+    if training.gpus_per_worker:
+        fitting = min(fitting, int(gpus / training.gpus_per_worker))
+    if cpus - fitting * training.cpus_per_worker < READER_CPUS:
+        raise ConfigError(
+            f"{fitting} workers would take all {cpus:g} CPU of the cluster and leave none to read studies for them, "
+            f"which needs {READER_CPUS:g}; lower training.cpus_per_worker or training.workers"
+        )
 
 
 def _write_run_folder(config: Config, lake: Lake) -> None:
