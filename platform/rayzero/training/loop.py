@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from rayzero.training.maps import sample_maps
 from rayzero.training.monitor import Monitor
 from rayzero.training.nonfinite import NonFiniteError, examined, guard
 from rayzero.training.profile import Profile
-from rayzero.training.progress import monitored
+from rayzero.training.progress import score
 from rayzero.training.throughput import model_flops
 from rayzero.training.timeline import Timeline
 from rayzero.training.validation import autocast, validate
@@ -180,10 +179,10 @@ class _Worker:
             figures = self._validate(self.job.validation)
             metrics.update(figures)
             self.monitor.scalars(state.step, figures)
-            name, value = monitored(figures, training)
-            if math.isfinite(value):
-                metrics[SCORE] = -value if name == "loss" else value
-            state.progress.update(figures, training)
+            reached = score(figures, training)
+            if reached is not None:
+                metrics[SCORE] = reached
+            state.progress.update(reached, training)
             state.stopped = state.progress.exhausted(training)
             if self.rank == 0:
                 shown = "  ".join(f"{name.removeprefix('validation/')} {value:.4f}" for name, value in figures.items())
