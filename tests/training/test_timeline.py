@@ -37,6 +37,8 @@ def test_shares_of_any_number_of_workers_make_the_batch(workers: int) -> None:
         ({"min_workers": 1, "workers": 2, "batch_size": 8}, "training.min_workers=1 needs training.checkpoint_every"),
         ({"offload": "optimizer", "zero_stage": 0}, "training.offload=optimizer needs training.zero_stage of 1"),
         ({"offload": "optimizer", "chunks": 2}, "training.offload=optimizer with training.chunks=2"),
+        ({"gpus_per_worker": 0.5, "workers": 2, "batch_size": 8}, "training.gpus_per_worker=0.5 with training.workers"),
+        ({"gpus_per_worker": 2}, "less than or equal to 1"),
         ({"ema": 0.9, "zero_stage": 3}, "set training.zero_stage to 2 or less"),
     ],
 )
