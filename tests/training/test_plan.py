@@ -39,6 +39,8 @@ def test_memory_by_stage() -> None:
     assert sum(state_bytes(**given, stage=2).values()) == 4 * 1500 + 4 * 250 + 12 * 250
     assert sum(state_bytes(**given, stage=3).values()) == 4 * 375 + 4 * 250 + 12 * 250
     assert state_bytes(**{**given, "offload": True}, stage=1)["optimizer"] == 0
+    # The moving average is no part of what ZeRO shards.
+    assert state_bytes(**given, stage=2, ema=True)["average"] == 4 * 1000
 
 
 def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:
