@@ -22,7 +22,7 @@ from jobs.command import connect, main, preset_config
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, nearest, override
 from rayzero.evaluation.report import write_pages
-from rayzero.storage import open_url
+from rayzero.storage import is_url, open_url
 from rayzero.studies.lake import Lake
 from rayzero.studies.study import Split
 from rayzero.training.errors import last_line
@@ -73,7 +73,7 @@ class Sweep:
     def folder(self) -> str:
         """Folder or URL of trials, the default database and the report."""
         storage = self.base.storage
-        root = storage.rstrip("/") if "://" in storage else str(Path(storage).resolve())
+        root = storage.rstrip("/") if is_url(storage) else str(Path(storage).resolve())
         return f"{root}/sweeps/{self.name}"
 
 
@@ -96,7 +96,7 @@ def prepare(space: Space, name: str, overrides: Sequence[str] = (), *, database:
     sweep = Sweep(name, space, base, preset, tuple(extremes), database)
     if database:
         open_storage(database)
-    elif "://" in base.storage:
+    elif is_url(base.storage):
         raise ConfigError(
             f"storage={base.storage}: the sweep's database needs a local or shared disk, or a server: "
             "give --database, such as postgresql://user:password@host/optuna"
@@ -185,7 +185,7 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
     print(f"{study.study_name}: {count} trials to run, {together} at once", flush=True)
     search = StudySearch(study, space, budget, left)
     trainable = tune.with_parameters(run_trial, space=space, base=sweep.base, budget=budget, folder=folder)
-    remote = "://" in sweep.folder
+    remote = is_url(sweep.folder)
     fs, path = open_url(f"{sweep.folder}/tune")
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": _DRIVER_CPUS}),

@@ -58,8 +58,8 @@ def clusters(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_cluster_of_fixed_size_refuses_at_once(clusters: Any) -> None:
-    cluster = clusters([a_node(2), a_node(8, alive=False)])
-    with pytest.raises(ConfigError, match=r"2 workers need 4 CPU, the cluster has 2; lower training.workers"):
+    cluster = clusters([a_node(2.5), a_node(8, alive=False)])
+    with pytest.raises(ConfigError, match=r"2 workers need 4 CPU, the cluster has 2.5; lower training.workers"):
         room.find_room(a_run())
     with pytest.raises(ConfigError, match=r"2 workers need 2 GPU, the cluster has 0"):
         room.find_room(a_run("cpus_per_worker=1", "gpus_per_worker=1"))
@@ -72,8 +72,9 @@ def test_a_worker_needs_one_node_and_a_driver_its_share(clusters: Any) -> None:
     clusters([a_node(3), a_node(1)])
     with pytest.raises(ConfigError, match="do not fit, with 2 CPU for each worker on one of the cluster's 2 nodes"):
         room.find_room(a_run())
+    clusters([a_node(2), a_node(2), a_node(0.5)])
+    room.find_room(a_run(), driver_cpus=0.1)
     clusters([a_node(2), a_node(2)])
-    room.find_room(a_run())
     with pytest.raises(ConfigError, match=r"2 workers and a driver \(0.1 CPU\) need 4.1 CPU, the cluster has 4"):
         room.find_room(a_run(), driver_cpus=0.1)
 

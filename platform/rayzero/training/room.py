@@ -10,6 +10,7 @@ import ray
 from ray.util import placement_group, remove_placement_group
 
 from rayzero.config import Config, ConfigError
+from rayzero.studies.loading import READER_CPUS
 from rayzero.training.errors import TrainingError
 
 Bundle = dict[str, float]
@@ -48,6 +49,25 @@ def find_room(config: Config, *, driver_cpus: float = 0.0) -> None:
         )
     if problem:
         _wait(who, bundles)
+    problem = _without_readers(config)
+    # A cluster that grows adds a node for them.
+    if problem and not _grows():
+        raise ConfigError(problem)
+
+
+def _without_readers(config: Config) -> str:
+    """Why the workers, however many of an elastic run's find room, leave nothing to read with; empty where they do."""
+    training = config.training
+    cpus, gpus = (sum(node["Resources"].get(name, 0.0) for node in _alive()) for name in ("CPU", "GPU"))
+    fitting = min(training.workers, int(cpus / training.cpus_per_worker))
+    if training.gpus_per_worker:
+        fitting = min(fitting, int(gpus / training.gpus_per_worker))
+    if cpus - fitting * training.cpus_per_worker >= READER_CPUS:
+        return ""
+    return (
+        f"{fitting} workers would take all {cpus:g} CPU of the cluster and leave none to read studies for them, "
+        f"which needs {READER_CPUS:g}; lower training.cpus_per_worker or training.workers"
+    )
 
 
 def _wait(who: str, bundles: Sequence[Bundle]) -> None:

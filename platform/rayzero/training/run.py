@@ -21,7 +21,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from rayzero import __version__
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, dump_yaml, override, parse_config
-from rayzero.storage import open_url, write_whole
+from rayzero.storage import is_url, open_url, write_whole
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
@@ -173,7 +173,7 @@ def absolute(config: Config) -> Config:
     """``config`` with its local folders made absolute: workers run in directories of their own."""
     folders = {"storage": config.storage, "data.cache": config.data.cache, "data.lake": config.data.lake}
     folders |= {f"model.{name}": config.model.get(name, "") for name in registry.find_system(config).folders}
-    local = {key: str(Path(value).resolve()) for key, value in folders.items() if value and "://" not in value}
+    local = {key: str(Path(value).resolve()) for key, value in folders.items() if value and not is_url(value)}
     for key, encoder in (("vision.encoder", config.vision.encoder), ("text.encoder", config.text.encoder)):
         if Path(encoder).is_dir():
             local[key] = str(Path(encoder).resolve())
