@@ -13,7 +13,7 @@ from rayzero.alignment import registry
 from rayzero.config import dump_yaml
 from rayzero.training.manifest import SCORE
 from rayzero.training.plan import describe, plan
-from rayzero.training.run import count_examples, pretrain
+from rayzero.training.run import count_examples, open_training_lake, pretrain
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     if options.dry_run:
         print(dump_yaml(config))
-        print(describe(plan(config, count_examples(config)), config))
+        print(describe(plan(config, count_examples(config, open_training_lake(config))), config))
         return
     connect()
     result = pretrain(config, profile=options.profile)

@@ -69,7 +69,8 @@ class Repeated:
 class SweepResult:
     """Trials, complete ones first and best first, and what follows from them.
 
-    ``repeats_left`` counts runs with other seeds for which the time was too short.
+    ``repeats_left`` counts runs with other seeds for which the time was too short, ``repeats_failed`` says of those
+    that failed why: the trial that lacks one is not among the ``repeated``.
     """
 
     name: str
@@ -79,6 +80,7 @@ class SweepResult:
     importance: dict[str, float]
     repeated: tuple[Repeated, ...] = ()
     repeats_left: int = 0
+    repeats_failed: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -144,16 +146,20 @@ def collect(
         importance=importance(trials, objectives[0]),
         repeated=repeated,
         repeats_left=sum(not one.state.is_finished() for one in repeats.get_trials(deepcopy=False)) if repeats else 0,
+        repeats_failed=_repeats_failed(repeats) if repeats else (),
     )
 
 
 def importance(trials: Sequence[Trial], objective: Objective) -> dict[str, float]:
     """The share of the first objective's variance that each setting explains (fANOVA), largest first.
 
-    Trials are compared after equally many images: at their first report, which all of them reached, so that stopped
-    ones count. Settings that only some trials have are left out, and all of them where trials are too few.
+    Trials are compared after equally many images: as many as all of them saw, so that stopped ones count. Settings
+    that only some trials have are left out, and all of them where trials are too few.
     """
-    points = [(trial.parameters, trial.curve[0][1]) for trial in trials if trial.curve]
+    reached = [trial for trial in trials if trial.curve and trial.state in ("complete", "stopped")]
+    images = min((trial.curve[-1][0] for trial in reached), default=0)
+    # With another batch size, a report comes a little later.
+    points = [(one.parameters, min(one.curve, key=lambda at: abs(at[0] - images))[1]) for one in reached]
     names = set.intersection(*(set(parameters) for parameters, _ in points)) if points else set()
     varied = sorted(name for name in names if len({parameters[name] for parameters, _ in points}) > 1)
     if len(points) < 4 or not varied or len({value for _, value in points}) < 2:
@@ -217,6 +223,15 @@ def _repeated(trials: Sequence[Trial], repeats: optuna.Study, sign: float) -> tu
         if number not in short
     ]
     return tuple(sorted(rows, key=lambda row: sign * row.mean))
+
+
+def _repeats_failed(repeats: optuna.Study) -> tuple[str, ...]:
+    errors: dict[str, str] = repeats.user_attrs.get("errors", {})
+    return tuple(
+        f"trial {frozen.params['of']} with seed {frozen.params['repeat']}: "
+        f"{errors.get(str(frozen.number)) or frozen.user_attrs.get('error') or NO_FIGURES}"
+        for frozen in repeats.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    )
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -139,7 +139,7 @@ class Repeats(Settings):
     """The best trials run again with other seeds, so that luck is not crowned."""
 
     top: int = Field(3, ge=1)
-    seeds: int = Field(3, ge=2, description="Runs of each, the sweep's own included")
+    seeds: int = Field(3, ge=2, description="Runs of each, with seeds that the search did not use")
 
 
 # What every trial has the same, or what a sweep gives out itself.

@@ -7,11 +7,9 @@ python -m tune.sweep --space tune/spaces/radzero.yaml data.lake=s3://bucket/lake
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,14 +22,15 @@ from jobs.command import connect, main, preset_config
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, nearest, override
 from rayzero.evaluation.report import write_pages
-from rayzero.storage import open_url
+from rayzero.storage import is_url, open_url
 from rayzero.studies.lake import Lake
-from rayzero.studies.loading import lake_source
 from rayzero.studies.study import Split
 from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
-from rayzero.training.run import absent_figure, absolute, check_monitor, check_resources, open_training_lake, pretrain
+from rayzero.training.owner import owned
+from rayzero.training.room import find_room
+from rayzero.training.run import absent_figure, absolute, check_monitor, count_examples, open_training_lake, pretrain
 from rayzero.training.zero_shot import FIGURES
 from tune.answer import NO_FIGURES, SweepResult, Trial, collect
 from tune.budget import Budget, plan
@@ -74,7 +73,7 @@ class Sweep:
     def folder(self) -> str:
         """Folder or URL of trials, the default database and the report."""
         storage = self.base.storage
-        root = storage.rstrip("/") if "://" in storage else str(Path(storage).resolve())
+        root = storage.rstrip("/") if is_url(storage) else str(Path(storage).resolve())
         return f"{root}/sweeps/{self.name}"
 
 
@@ -97,7 +96,7 @@ def prepare(space: Space, name: str, overrides: Sequence[str] = (), *, database:
     sweep = Sweep(name, space, base, preset, tuple(extremes), database)
     if database:
         open_storage(database)
-    elif "://" in base.storage:
+    elif is_url(base.storage):
         raise ConfigError(
             f"storage={base.storage}: the sweep's database needs a local or shared disk, or a server: "
             "give --database, such as postgresql://user:password@host/optuna"
@@ -130,9 +129,11 @@ def run_sweep(sweep: Sweep, *, resume: bool = False) -> SweepResult:
     """Run the trials, or with ``resume`` those that are left, and write the report.
 
     Needs a Ray cluster with its dashboard (Ray Train's cleaner asks it). Raises ConfigError or LakeError before any
-    trial starts, and ConfigError with the first trial's error when none finished.
+    trial starts, TrainingError when another process runs the sweep or no nodes come for it, and ConfigError with the
+    first trial's error when none finished.
     """
-    with _only_driver(sweep):
+    # Two drivers would take up the same trials, and one would tell of the other's as failed.
+    with owned(sweep.folder):
         return _run_sweep(sweep, _open_lake(sweep), resume=resume)
 
 
@@ -140,7 +141,8 @@ def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
     # Tune's table tells what Optuna would log.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for config in sweep.extremes:
-        check_resources(config)  # the feature cache would wait for a GPU that nobody has
+        # The feature cache would wait for a GPU that nobody has.
+        find_room(config, driver_cpus=_DRIVER_CPUS)
     budget = _budget(sweep, lake)
     storage = open_storage(sweep.database)
     study = open_study(storage, sweep.name, sweep.space, budget, sweep.base, lake.fingerprint, resume=resume)
@@ -161,25 +163,12 @@ def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
     return result
 
 
-@contextmanager
-def _only_driver(sweep: Sweep) -> Iterator[None]:
-    """Two drivers of one sweep would take up the same trials. The system lets go of the lock of one that is killed."""
-    if "://" in sweep.folder:
-        yield
-        return
-    Path(sweep.folder).mkdir(parents=True, exist_ok=True)
-    with Path(sweep.folder, "driver.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"sweep {sweep.name!r} in {sweep.folder} is being run by another process") from None
-        yield
-
-
 def train_winner(sweep: Sweep, result: SweepResult) -> str:
     """Train the winner at the preset's full length and export it; returns the bundle's folder or URL."""
     config = override(sweep.preset, sweep.space.settings(result.best.parameters))
-    config = override(config, {"name": "winner", "storage": sweep.folder, "data.cache": sweep.base.data.cache})
+    # Another trial may win when the sweep is resumed with more of them.
+    name = f"winner-{result.best.number:04d}"
+    config = override(config, {"name": name, "storage": sweep.folder, "data.cache": sweep.base.data.cache})
     return export_run(pretrain(config).run_folder, f"{sweep.folder}/bundle")
 
 
@@ -192,9 +181,11 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
         return
     # Not every report is a validation, and Tune would end the trial for it.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    together = space.max_concurrent or concurrent_trials(sweep.extremes)
+    print(f"{study.study_name}: {count} trials to run, {together} at once", flush=True)
     search = StudySearch(study, space, budget, left)
     trainable = tune.with_parameters(run_trial, space=space, base=sweep.base, budget=budget, folder=folder)
-    remote = "://" in sweep.folder
+    remote = is_url(sweep.folder)
     fs, path = open_url(f"{sweep.folder}/tune")
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": _DRIVER_CPUS}),
@@ -204,7 +195,7 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
             search_alg=search,
             scheduler=StudyScheduler(search),
             num_samples=count,
-            max_concurrent_trials=space.max_concurrent or concurrent_trials(sweep.extremes),
+            max_concurrent_trials=together,
             time_budget_s=seconds,
         ),
         run_config=tune.RunConfig(
@@ -265,7 +256,7 @@ def repeats_space(space: Space, result: SweepResult, best: Sequence[str], seed: 
 
 
 def concurrent_trials(configs: Sequence[Config]) -> int:
-    """How many trials the cluster holds: Ray Train's workers are not in Tune's own accounting."""
+    """How many trials the cluster holds as it is: Ray Train's workers are not in Tune's own accounting."""
     have = ray.cluster_resources()
     per_trial = {
         "CPU": _DRIVER_CPUS + max(one.training.workers * one.training.cpus_per_worker for one in configs),
@@ -293,10 +284,12 @@ def _open_lake(sweep: Sweep) -> Lake:
 
 
 def _budget(sweep: Sweep, lake: Lake) -> Budget:
-    base = sweep.base
-    examples = lake_source(lake, "train", base.data, base.vision.resolution, with_text=True).num_rows
+    # What is trained on may follow from a choice, such as the kind of texts: trials are compared where the smallest
+    # epoch ends, or the others would be a comparison ahead of it.
+    data = {config.data.model_dump_json(): config for config in sweep.extremes}
+    examples = min(count_examples(config, lake) for config in data.values()) if sweep.base.training.epochs else 0
     largest = max(config.training.largest_batch for config in sweep.extremes)
-    return plan(base, sweep.space.halving, examples=examples, largest_batch=largest)
+    return plan(sweep.base, sweep.space.halving, examples=examples, largest_batch=largest)
 
 
 def _warm_features(sweep: Sweep, lake: Lake) -> None:
@@ -350,7 +343,7 @@ def run(arguments: Sequence[str]) -> None:
     print(f"best    {describe(result.best, [objective.metric for objective in result.objectives])}")
     if left := len(result.of("unfinished")) + result.repeats_left:
         print(f"left    {left} trials were put off; --resume continues them")
-    for line in failures(result.of("failed")):
+    for line in [*failures(result.of("failed")), *(f"failed  repeat of {why}" for why in result.repeats_failed)]:
         print(line)
     print(f"report  {sweep.folder}/report.html\npreset  {sweep.folder}/best.yaml")
     print(f"trials  optuna-dashboard {shown(sweep.database)}\n        tensorboard --logdir {sweep.folder}/tune")

@@ -161,7 +161,11 @@ class TrainingConfig(Settings):
     )
     cpus_per_worker: float = Field(1.0, gt=0.0)
     gpus_per_worker: float = Field(
-        0.0, ge=0.0, description="0 trains, and encodes cached features, on CPUs, also where there are GPUs"
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="0 trains, and encodes cached features, on CPUs, also where there are GPUs; less than 1 leaves the "
+        "rest of a GPU to others (one worker)",
     )
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -238,6 +242,15 @@ class TrainingConfig(Settings):
                 raise ValueError(
                     f"training.batch_size={size} is not a multiple of training.workers={self.workers}; try {near}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_share_no_gpu(self) -> TrainingConfig:
+        if 0.0 < self.gpus_per_worker < 1.0 and self.workers > 1:
+            raise ValueError(
+                f"training.gpus_per_worker={self.gpus_per_worker:g} with training.workers={self.workers}: NCCL gives "
+                "each process a GPU of its own; use 1, or one worker"
+            )
         return self
 
     @model_validator(mode="after")

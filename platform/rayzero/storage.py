@@ -46,6 +46,11 @@ def open_url(url: str) -> tuple[AbstractFileSystem, str]:
     return fs, path
 
 
+def is_url(address: str) -> bool:
+    """Whether ``address`` says itself where it is (s3://bucket/folder), and is no path to complete or to lock."""
+    return "://" in address
+
+
 def make_parent(fs: AbstractFileSystem, path: str) -> None:
     """Make the folder of the file ``path``, where there are folders: object stores have none."""
     if isinstance(fs, LocalFileSystem):

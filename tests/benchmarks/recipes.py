@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,6 +215,17 @@ def counted(name: str, folder: Path, *, tiny: bool = False, images: int = 2) -> 
     ]
 
 
+def in_a_process(name: str, folder: Path, *, count: bool) -> list[Row]:
+    """The rows of a recipe, from a process of its own: what one leaves on the GPU is not in the next one's way."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(counted if count else _measured, name, folder).result()
+
+
+def _measured(name: str, folder: Path) -> list[Row]:
+    alone()
+    return throughput(name, folder)
+
+
 def alone() -> None:
     """A process group of this process, as a worker of one finds it."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -245,13 +259,18 @@ def main() -> None:
     if not arguments.count and not torch.cuda.is_available():
         parser.error("this machine has no GPU: figures of the recipes mean nothing here; --count needs none")
     rows: list[Row] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as name:
-        if not arguments.count:
-            alone()
         for recipe in arguments.recipe:
-            rows += (counted if arguments.count else throughput)(recipe, Path(name) / recipe)
-    if not report("recipes", rows, arguments.out, note="random weights, synthetic pixels, bf16, one worker"):
-        raise SystemExit(1)
+            print(f"{recipe} ...", flush=True)
+            try:
+                rows += in_a_process(recipe, Path(name) / recipe, count=arguments.count)
+            except Exception as error:  # one that does not fit the GPU costs the others nothing
+                failed.append(recipe)
+                print(f"{recipe} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    reached = report("recipes", rows, arguments.out, note="random weights, synthetic pixels, bf16, one worker")
+    if failed or not reached:
+        raise SystemExit(f"failed: {', '.join(failed)}" if failed else 1)
 
 
 if __name__ == "__main__":

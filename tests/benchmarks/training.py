@@ -36,6 +36,7 @@ from rayzero.training.batches import collate
 from rayzero.training.engine import parameter_groups
 from rayzero.training.features import training_sources
 from rayzero.training.loop import Job, _Worker
+from rayzero.training.run import _WITHOUT_GPU
 from rayzero.training.run_storage import train_storage
 from tests.benchmarks.harness import Row, report
 from tests.toys import toy_lake
@@ -104,7 +105,7 @@ def interleaved(config: Config, out: Path) -> tuple[float, float, float]:
         scaling_config=ray.train.ScalingConfig(
             num_workers=1, resources_per_worker={"CPU": config.training.cpus_per_worker}
         ),
-        run_config=ray.train.RunConfig(name="compared", **_storage(config)),
+        run_config=ray.train.RunConfig(name="compared", **_carried_out(config)),
     ).fit()
     measured = json.loads(out.read_text())
     engine, bare, compiled = (torch.tensor(curve) for curve in measured["losses"])
@@ -157,9 +158,11 @@ def measure(folder: Path, steps: int) -> list[Row]:
     ]
 
 
-def _storage(config: Config) -> dict[str, Any]:
+def _carried_out(config: Config) -> dict[str, Any]:
     filesystem, path = train_storage(config.storage)
-    return {"storage_filesystem": filesystem, "storage_path": path}
+    # As a run does: where there is a GPU, the engine would be on it and the bare loop on the CPU.
+    environment = {"env_vars": _WITHOUT_GPU}
+    return {"storage_filesystem": filesystem, "storage_path": path, "worker_runtime_env": environment}
 
 
 def main() -> None:

@@ -270,7 +270,7 @@ def test_redis_keeps_the_state_of_what_outlives_its_head() -> None:
 
 @pytest.mark.parametrize("overlay", ["gpu", "spot", "external-redis"])
 def test_jobs_fit_the_nodes_that_are_there(overlay: str) -> None:
-    """A run is refused when the cluster has no room for it; what it takes of a node leaves CPUs to read with."""
+    """A shipped job waits for no node; what it takes of one leaves CPUs to read with."""
     group = named(overlay, "RayCluster")["spec"]["workerGroupSpecs"][0]
     resources = group["template"]["spec"]["containers"][0]["resources"]
     cpus, gpus = (int(resources[kind][name]) for kind, name in (("requests", "cpu"), ("limits", "nvidia.com/gpu")))

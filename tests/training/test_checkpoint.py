@@ -48,13 +48,14 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Che
     root = f"/{uuid.uuid4().hex}"
     filesystem, path = train_storage(f"memory:/{root}")
     storage = SimpleNamespace(experiment_fs_path=path, storage_filesystem=filesystem)
-    context = SimpleNamespace(
-        get_world_rank=lambda: 0, get_local_rank=lambda: 0, get_world_size=lambda: 1, get_storage=lambda: storage
-    )
+    alone = dict.fromkeys(("get_world_rank", "get_local_rank", "get_node_rank"), lambda: 0)
+    context = SimpleNamespace(**alone, get_world_size=lambda: 1, get_storage=lambda: storage)
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     yield Checkpoints(zero_stage=1)
-    fsspec.filesystem("memory").rm(root, recursive=True)
+    store = fsspec.filesystem("memory")
+    if store.exists(root):
+        store.rm(root, recursive=True)
 
 
 def store(checkpoints: Checkpoints, tmp_path: Path, step: int, *files: str) -> str:
@@ -85,3 +86,11 @@ def test_of_a_damaged_checkpoint_nothing_is_left_beside_the_one_before(
     monkeypatch.setattr("torch.distributed.barrier", lambda: None)
     checkpoints.discard()
     assert not found.folder.exists()
+
+
+def test_nodes_that_share_a_disk_convert_apart(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them empties the folder that it converts a checkpoint to."""
+    monkeypatch.setattr(checkpoints._context, "get_node_rank", lambda: 1)
+    other = Checkpoints(zero_stage=1)
+    assert other._universal.parent == checkpoints._universal.parent
+    assert other._universal != checkpoints._universal

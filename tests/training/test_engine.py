@@ -20,6 +20,7 @@ from rayzero.training.gradient_cache import cached_backward
 from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
 from tests.ports import free_port
+from tests.training.plain import train
 
 STEPS = 3
 OFFLOAD, RECOMPUTE = "training.offload=optimizer", "training.activation_checkpointing=true"
@@ -90,21 +91,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plain(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
     """The same steps without an engine: the weights, and the norm of each step's gradient."""
-    config = settings(0, 1)
     network = model(folder).float()
-    training = config.training
-    optimizer = torch.optim.AdamW(
-        engines.parameter_groups(network, config), lr=training.lr, betas=training.betas, eps=training.eps
-    )
-    data = single(batch(network.text, range(len(SAID))))
-    trained = [p for p in network.parameters() if p.requires_grad]
-    norms = []
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        network.loss(data)["loss"].backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(trained, training.gradient_clip)))
-        optimizer.step()
-    return {name: p.detach() for name, p in network.named_parameters()}, norms
+    curve = train(network, settings(0, 1), single(batch(network.text, range(len(SAID)))), STEPS)
+    return curve.weights, curve.norms
 
 
 @pytest.mark.parametrize(("zero_stage", "chunks", "more"), LAYOUTS)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed import ProcessGroup
 
+from rayzero.alignment.base import Batch
 from rayzero.training.gradient_cache import cached_backward
 from tests.alignment.test_many_processes import SAID, batch, gradients, model
 from tests.encoders.tiny import tiny_bert
@@ -55,6 +59,30 @@ def test_a_chunk_draws_its_dropout_again(tmp_path: Path) -> None:
     assert len(seen) == 3
     torch.testing.assert_close(seen[0], seen[2], rtol=0, atol=0)
     assert not torch.equal(original(data.chunks(2)[0])["queries"], seen[0])
+
+
+def test_chunks_under_autocast_are_the_one_shot_step_to_its_precision(tmp_path: Path) -> None:
+    tiny_bert(tmp_path)
+    whole, network = model(tmp_path).float(), model(tmp_path).float()
+    data = batch(whole.text, range(len(SAID)))
+    assert data.pixels is not None
+    data = replace(data, pixels=data.pixels.float())
+
+    def half(part: Batch, group: ProcessGroup | None = None, **how: Any) -> dict[str, torch.Tensor]:
+        # As an engine does: a call at a time.
+        with torch.autocast("cpu", torch.bfloat16):
+            losses: dict[str, torch.Tensor] = network(part, group, **how)
+        return losses
+
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = whole.loss(data)["loss"]
+    expected.backward()
+    losses = cached_backward(half, lambda loss, *, last: loss.backward(), data, 3)
+    torch.testing.assert_close(losses["loss"], expected.detach(), rtol=1e-2, atol=1e-2)
+    mine, theirs = gradients(network), gradients(whole)
+    assert set(mine) == set(theirs)
+    for name, grad in theirs.items():
+        assert torch.linalg.vector_norm(mine[name] - grad) <= 0.05 * torch.linalg.vector_norm(grad) + 1e-3, name
 
 
 def test_a_small_batch_makes_fewer_chunks(tmp_path: Path) -> None:

@@ -9,9 +9,13 @@ import torch
 
 from jobs import pretrain
 from rayzero.alignment import registry
+from rayzero.alignment.base import Batch
 from rayzero.config import load_config
+from rayzero.studies.loading import lake_source
+from rayzero.training import loop
 from rayzero.training.plan import count_parts, state_bytes
 from rayzero.training.throughput import model_flops, peak_flops
+from tests.alignment import test_brgsa
 from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
 from tests.toys import toy_lake
@@ -35,6 +39,8 @@ def test_memory_by_stage() -> None:
     assert sum(state_bytes(**given, stage=2).values()) == 4 * 1500 + 4 * 250 + 12 * 250
     assert sum(state_bytes(**given, stage=3).values()) == 4 * 375 + 4 * 250 + 12 * 250
     assert state_bytes(**{**given, "offload": True}, stage=1)["optimizer"] == 0
+    # The moving average is no part of what ZeRO shards.
+    assert state_bytes(**given, stage=2, ema=True)["average"] == 4 * 1000
 
 
 def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:
@@ -50,6 +56,57 @@ def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3") == peak_flops("NVIDIA H200") == 989e12
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("a CPU") is None
+
+
+def test_a_count_that_does_not_fit_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    """The first step would start from the gradients of half a backward pass, in inference mode."""
+    tiny_bert(tmp_path)
+    network = model(tmp_path).train()
+    data = batch(network.text, range(len(SAID)))
+
+    def full(grad: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    # The first parameter that the forward pass uses is among the last that the backward pass reaches.
+    next(p for p in network.text.parameters() if p.requires_grad).register_hook(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        model_flops(network, data)
+    assert network.training
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_operations_are_those_of_the_crop_that_training_sees(tmp_path: Path) -> None:
+    whole, cropped = test_brgsa.build(tmp_path), test_brgsa.build(tmp_path, crop=(4, 8, 8))
+    assert model_flops(cropped, test_brgsa.batch(cropped)) < model_flops(whole, test_brgsa.batch(whole))
+    assert not cropped.training
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_operations_are_counted_on_what_a_worker_holds_at_a_time(
+    fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on its whole share, which training.chunks is there to avoid; and a count that does not fit ends no run."""
+    lake = toy_lake(str(tmp_path / "lake"), train=16)
+    settings = [f"text.encoder={tiny_bert(tmp_path)}", "model.heads=2", "vision.resolution=64"]
+    config = load_config(
+        None, [*settings, "training.batch_size=16", "training.chunks=2", "training.activation_checkpointing=true"]
+    )
+    seen: list[int] = []
+
+    def count(network: object, data: Batch, group: object, *, bf16: bool) -> int:
+        seen.append(len(data))
+        if not fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 100 * len(data)
+
+    monkeypatch.setattr(loop, "model_flops", count)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
+    worker = object.__new__(loop._Worker)
+    worker.config, worker.training, worker.world_size = config, config.training, 2
+    source = lake_source(lake, "train", config.data, 64, with_text=True)
+    worker.job = loop.Job(config, source, None, "")
+    assert worker._flops_per_image(registry.build(config)) == (100 if fits else None)
+    assert seen == [4]
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

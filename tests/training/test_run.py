@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,11 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import PreemptionError
 from ray.train.v2.api.preemption import PreemptionInfo
 
-from rayzero.config import load_config
+from rayzero.config import ConfigError, load_config
 from rayzero.training import run
 from rayzero.training.errors import TrainingError
 from rayzero.training.nonfinite import NonFiniteError
+from rayzero.training.room import find_room
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,32 @@ def test_workers_without_a_gpu_see_none(gpus: int, environment: dict[str, Any], 
     trainer = run._trainer(config, SimpleNamespace(), [])  # type: ignore[arg-type]
     assert trainer.run_config.worker_runtime_env == environment
     assert trainer.backend_config.backend == ("nccl" if gpus else "gloo")
+
+
+@pytest.mark.parametrize(
+    ("have", "changes", "said"),
+    [
+        ({"CPU": 2}, ["workers=2"], r"2 workers would take all 2 CPU .* which needs 0\.25; lower training.cpus_per_w"),
+        # However many of an elastic run's workers find room.
+        ({"CPU": 2}, ["workers=4", "min_workers=1", "checkpoint_every=1", "batch_size=4"], "2 workers would take all"),
+        ({"CPU": 8, "GPU": 1}, ["workers=1", "cpus_per_worker=8", "gpus_per_worker=1"], "1 workers would take all 8"),
+        ({"CPU": 2.25}, ["workers=2"], None),
+        ({"CPU": 8, "GPU": 1}, ["workers=2", "min_workers=1", "checkpoint_every=1", "cpus_per_worker=4"], "2 workers"),
+        (
+            {"CPU": 8, "GPU": 1},
+            ["workers=2", "min_workers=1", "checkpoint_every=1", "cpus_per_worker=4", "gpus_per_worker=1"],
+            None,
+        ),
+    ],
+)
+def test_workers_leave_a_processor_for_reading(
+    have: dict[str, float], changes: list[str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first step would wait for its batch for ever, and say nothing."""
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": have, "Labels": {}}])
+    config = load_config(None, [f"training.{change}" for change in changes])
+    with pytest.raises(ConfigError, match=said) if said else nullcontext():
+        find_room(config)
 
 
 def ending(outcome: Any) -> Any:

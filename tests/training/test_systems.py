@@ -18,6 +18,7 @@ from rayzero.training import engine as engines
 from tests.alignment import records, test_brgsa_processes, test_carzero, test_many_processes
 from tests.encoders.tiny import tiny_bert
 from tests.ports import free_port
+from tests.training.plain import train
 
 STEPS = 4
 # Processes and stages: four processes at the stages that shard least and most.
@@ -108,20 +109,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("system", CASES)
 def test_the_loss_curve_is_that_of_plain_pytorch(system: str, folder: Path) -> None:
-    case, config = CASES[system], settings(0)
+    case = CASES[system]
     network = case.model(folder).float()
-    training = config.training
-    optimizer = torch.optim.AdamW(engines.parameter_groups(network, config), lr=training.lr, eps=training.eps)
     data = examples(case, network, 0, 1)
-    expected = []
-    for _ in range(STEPS):
-        torch.manual_seed(3)
-        optimizer.zero_grad()
-        loss = network.loss(data)["loss"]
-        expected.append(float(loss))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], training.gradient_clip)
-        optimizer.step()
+    expected = train(network, settings(0), data, STEPS, before=lambda: torch.manual_seed(3)).losses
     assert expected[0] != expected[-1]
     for world, stages in LAYOUTS.items():
         for rank in range(world):

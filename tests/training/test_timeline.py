@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from rayzero.config import ConfigError, TrainingConfig, validate
-from rayzero.training.progress import Progress
+from rayzero.training.progress import Progress, score
 from rayzero.training.timeline import Timeline
 
 
@@ -35,6 +37,8 @@ def test_shares_of_any_number_of_workers_make_the_batch(workers: int) -> None:
         ({"min_workers": 1, "workers": 2, "batch_size": 8}, "training.min_workers=1 needs training.checkpoint_every"),
         ({"offload": "optimizer", "zero_stage": 0}, "training.offload=optimizer needs training.zero_stage of 1"),
         ({"offload": "optimizer", "chunks": 2}, "training.offload=optimizer with training.chunks=2"),
+        ({"gpus_per_worker": 0.5, "workers": 2, "batch_size": 8}, "training.gpus_per_worker=0.5 with training.workers"),
+        ({"gpus_per_worker": 2}, "less than or equal to 1"),
         ({"ema": 0.9, "zero_stage": 3}, "set training.zero_stage to 2 or less"),
     ],
 )
@@ -78,15 +82,24 @@ def test_a_plateau_halves_the_rate_and_then_ends_the_run() -> None:
     training = TrainingConfig(schedule="plateau", plateau_patience=1, early_stopping=5, monitor="loss")
     progress = Progress()
     scales = []
-    for loss in (2.0, 1.0, 1.5, 1.5, 1.5, float("nan"), 1.0):
-        progress.update({"validation/loss": loss}, training)
+    # A first loss that is no number is nothing to compare with, and nothing that a manifest could hold.
+    for loss in (math.inf, 2.0, 1.0, 1.5, 1.5, 1.5, math.nan, 1.0):
+        progress.update(score({"validation/loss": loss}, training), training)
         scales.append((progress.rate_scale, progress.exhausted(training)))
-    assert scales == [(1, False), (1, False), (1, False), (0.5, False), (0.5, False), (0.25, False), (0.25, True)]
-    assert progress.best == 1.0
+    assert scales == [
+        (1, False),
+        (1, False),
+        (1, False),
+        (1, False),
+        (0.5, False),
+        (0.5, False),
+        (0.25, False),
+        (0.25, True),
+    ]
+    assert progress.best == -1.0
 
 
 def test_a_system_without_queries_follows_its_loss() -> None:
-    progress = Progress()
-    progress.update({"validation/loss": 2.0}, TrainingConfig())
-    progress.update({"validation/loss": 3.0}, TrainingConfig())
-    assert (progress.best, progress.since_best) == (2.0, 1)
+    assert score({"validation/loss": 2.0}, TrainingConfig()) == -2.0
+    assert score({"validation/loss": 2.0, "validation/macro_auroc": 0.7}, TrainingConfig()) == 0.7
+    assert score({"validation/loss": 2.0, "validation/macro_auroc": math.nan}, TrainingConfig()) is None

@@ -18,6 +18,7 @@ from rayzero.training.checkpoint import TAG, Found, LoopState, _optimizer_names
 from rayzero.training.manifest import Manifest, Stored
 from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
+from tests.training import plain
 from tests.training.test_engine import single
 
 STAGES = (0, 1, 2, 3)
@@ -112,16 +113,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> dict[str, Tensor]:
     """The uninterrupted run in plain PyTorch."""
-    config = settings(0)
     network = model(folder).float()
-    optimizer = torch.optim.AdamW(engines.parameter_groups(network, config), lr=config.training.lr, eps=1e-5)
     data = single(batch(network.text, range(len(SAID))))
-    for _ in range(BEFORE + AFTER):
-        optimizer.zero_grad()
-        network.loss(data)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], 0.1)
-        optimizer.step()
-    return {name: p.detach() for name, p in network.named_parameters()}
+    return plain.train(network, settings(0), data, BEFORE + AFTER).weights
 
 
 @pytest.fixture(scope="module")

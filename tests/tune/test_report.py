@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -48,6 +49,22 @@ def test_the_setting_that_decides_is_the_important_one() -> None:
     assert list(found) == ["model.temperature", "vision.resolution"]
     assert found["model.temperature"] > 0.6
     assert importance(a_result().trials[:2], AUROC) == {}
+
+
+def test_importance_is_of_the_figures_after_as_many_images_as_all_saw() -> None:
+    # At first the resolution decides, at the end the temperature; a second batch size ends an image later.
+    trials = [
+        replace(
+            a_trial(i, 0.9 - 0.02 * i, temperature=0.02 * 2**i, resolution=(192, 256)[i % 2]),
+            curve=((100 + i % 2, 0.5 + 0.3 * (i % 2)), (900 + i % 2, 0.9 - 0.02 * i)),
+        )
+        for i in range(6)
+    ]
+    assert next(iter(importance(trials, AUROC))) == "model.temperature"
+    failed_early = replace(trials[0], state="failed", curve=trials[0].curve[:1])
+    assert importance([*trials, failed_early], AUROC) == importance(trials, AUROC)
+    stopped_early = replace(trials[0], state="stopped", curve=trials[0].curve[:1])
+    assert next(iter(importance([*trials[1:], stopped_early], AUROC))) == "vision.resolution"
 
 
 def test_the_pareto_front_is_what_nothing_beats() -> None:
@@ -99,6 +116,11 @@ def test_a_trial_that_lacks_a_seed_is_not_ranked_by_the_others() -> None:
     result = collect(study, (AUROC,), Budget(900, None), repeats)
     assert [(one.number, one.values) for one in result.repeated] == [(0, (0.8, 0.9))]
     assert (result.best.number, result.repeats_left) == (0, 1)
+    repeats.tell(repeats.ask(choices), state=optuna.trial.TrialState.FAIL)
+    result = collect(study, (AUROC,), Budget(900, None), repeats)
+    assert (result.best.number, result.repeats_left) == (0, 0)
+    assert result.repeats_failed == ("trial 1 with seed 2: its figures are not numbers",)
+    assert result.repeats_failed[0] in report_files(result, command="optuna-dashboard")["report.html"]
 
 
 def test_the_page_and_its_numbers() -> None:

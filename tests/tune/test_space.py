@@ -10,10 +10,13 @@ import pytest
 
 from rayzero.config import ConfigError, override
 from rayzero.studies.lake import write_lake
+from rayzero.training import owner
+from rayzero.training.errors import TrainingError
+from rayzero.training.run import open_training_lake
 from tests.toys import toy_study
 from tune.budget import Budget, plan
 from tune.space import Halving, load_space
-from tune.sweep import Sweep, _open_lake, prepare
+from tune.sweep import Sweep, _budget, _open_lake, prepare, run_sweep
 from tune.trial import trial_config
 
 SPACES = Path(__file__).parents[2] / "tune" / "spaces"
@@ -189,6 +192,34 @@ def test_halving_that_does_not_fit_the_run_is_refused(tmp_path: Path) -> None:
         plan(
             override(base, {"training.steps": 4, "training.warmup_steps": 0}), Halving(), examples=500, largest_batch=48
         )
+
+
+def test_trials_are_compared_where_the_smallest_epoch_of_the_space_ends(tmp_path: Path) -> None:
+    studies = [toy_study(index, "train") for index in range(6)]
+    for index in (4, 5):
+        (image,) = studies[index].images
+        studies[index] = replace(studies[index], images=(replace(image, view="lateral"),))
+    write_lake(f"{tmp_path}/lake", studies)
+    (tmp_path / "space.yaml").write_text(
+        """
+preset: quickstart
+overrides: {data.views: [frontal, lateral], training.epochs: 9, training.batch_size: 2, training.warmup_steps: 0}
+parameters: {views: {type: choice, values: [both, frontal]}}
+follows: {views: {both: {}, frontal: {data.views: [frontal]}}}
+halving: {reduction: 3, rungs: 2}
+"""
+    )
+    sweep = prepare(load_space(tmp_path / "space.yaml"), "small", [f"data.lake={tmp_path}/lake"])
+    budget = _budget(sweep, open_training_lake(sweep.base))
+    # Four studies are frontal: at a batch of two, at least three images of each epoch.
+    assert (budget.images, budget.unit) == (27, 3)
+
+
+def test_a_sweep_that_another_process_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "BEAT_SECONDS", 0.5)
+    sweep = prepare(load_space(SPACES / "laptop.yaml"), "laptop", [f"data.lake={tmp_path}", f"storage={tmp_path}"])
+    with owner.owned(sweep.folder), pytest.raises(TrainingError, match=r"sweeps/laptop is being trained by process"):
+        run_sweep(sweep, resume=True)
 
 
 def test_objectives_are_better_where_their_metric_is(tmp_path: Path) -> None:

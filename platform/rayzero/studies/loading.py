@@ -25,6 +25,8 @@ from rayzero.studies.lake import Lake, RowGroup, each_group, read_parquet_group,
 from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
 from rayzero.studies.study import Split, to_row
 
+READER_CPUS = 0.25
+"""What a task that reads and prepares studies asks of the cluster: without it, a stream waits for ever."""
 # Windows that are read together; two bursts are held at a time.
 _BURST = 4
 _COUNTED = ["images.list.element.view"]
@@ -174,7 +176,7 @@ def _read_burst(source: Source, windows: list[Window]) -> list[Any]:
     # from_items and not range, whose read tasks ask for a whole CPU that a small machine has not got left.
     ids = [{"id": index} for index in range(len(windows))]
     dataset = ray.data.from_items(ids, override_num_blocks=len(ids)).map_batches(
-        read, batch_size=1, zero_copy_batch=True, num_cpus=0.25
+        read, batch_size=1, zero_copy_batch=True, num_cpus=READER_CPUS
     )
     dataset.context.execution_options.preserve_order = True
     # The training line says how fast data arrives; a bar per worker would bury it.

@@ -101,7 +101,9 @@ class Checkpoints:
         self._zero_stage = zero_stage
         self._rank, self._world_size = self._context.get_world_rank(), self._context.get_world_size()
         self._staging = _staging(self._root) / f"rank-{self._rank}"
-        self._restored, self._universal = self._staging / "restored", _staging(self._root) / "universal"
+        self._restored = self._staging / "restored"
+        # Of each node: two may share a disk, and both convert.
+        self._universal = _staging(self._root) / f"universal-{self._context.get_node_rank()}"
         # Names of damaged checkpoints are not used again: Ray Train has them on its list until it deletes them.
         self._damaged: set[str] = set()
         self._uploaded = threading.Event()

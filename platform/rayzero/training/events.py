@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError
+from fsspec.implementations.local import LocalFileSystem
 from torch.utils.tensorboard import SummaryWriter
 
 from rayzero.storage import open_url
@@ -16,16 +17,18 @@ from rayzero.training.run_storage import patiently
 class Events:
     """A ``SummaryWriter`` whose files reach a folder or URL.
 
-    Files for a URL are written on this machine and copied, as a whole, behind the back of training: an object store
-    has no appending, and one that is away for a while must not stop a run. ``folder`` gets what was logged before
-    the last ``flush`` that found the copy before it finished.
+    Files for an object store, which has no appending, are written on this machine and copied, as a whole, behind the
+    back of training: a store that is away for a while must not stop a run. ``folder`` gets what was logged before the
+    last ``flush`` that found the copy before it finished. What an earlier process logged of later steps than
+    ``first_step`` is not shown: they are taken again.
     """
 
     def __init__(self, folder: str, *, first_step: int) -> None:
         self._fs, self._root = open_url(folder)
-        remote = "://" in folder
+        remote = not isinstance(self._fs, LocalFileSystem)
         self._local = Path(tempfile.mkdtemp(prefix="rayzero-events-")) if remote else None
-        self.writer = SummaryWriter(str(self._local or folder), purge_step=first_step)
+        # TensorBoard drops this step, too.
+        self.writer = SummaryWriter(str(self._local or self._root), purge_step=first_step + 1)
         self._copier = ThreadPoolExecutor(1) if remote else None
         self._copying: Future[None] | None = None
 

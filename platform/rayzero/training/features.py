@@ -112,7 +112,7 @@ def _encode(config: Config, sources: Mapping[str, Source]) -> None:
         fs.makedirs(root, exist_ok=True)
     work = [(folder, index) for folder, source in sources.items() for index in range(len(source.row_groups))]
     # Where training runs: the GPUs of a cluster may be somebody else's.
-    gpus = min(1.0, config.training.gpus_per_worker)
+    gpus = config.training.gpus_per_worker
     actors = int(ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources().get("CPU", 1))
     items = [{"folder": folder, "id": index} for folder, index in work]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(

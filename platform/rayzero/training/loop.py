@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ from rayzero.training.maps import sample_maps
 from rayzero.training.monitor import Monitor
 from rayzero.training.nonfinite import NonFiniteError, examined, guard
 from rayzero.training.profile import Profile
-from rayzero.training.progress import monitored
+from rayzero.training.progress import score
 from rayzero.training.throughput import model_flops
 from rayzero.training.timeline import Timeline
-from rayzero.training.validation import autocast, validate
+from rayzero.training.validation import alone, autocast, validate
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,13 @@ class _Worker:
         model = registry.build(self.config)
         self.checkpoints = Checkpoints(self.training.zero_stage)
         found = self.checkpoints.find(model)
+        flops = None
         # A share of a peak is of interest where the peak is known.
-        flops = self._flops_per_image(model) if torch.cuda.is_available() else None
+        if torch.cuda.is_available():
+            flops = self._flops_per_image(model)
+            # What the count took is neither the run's nor its peak.
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         self.engine = engines.build_engine(model, self.config)
         self.average = Average(model, self.training.ema) if self.training.ema else None
         self.state = found.load(self.engine, self.average) if found else LoopState()
@@ -111,13 +115,23 @@ class _Worker:
                 self._milestones(values)
                 profile.step()
 
-    def _flops_per_image(self, model: PretrainingModel) -> float:
-        """Measured before an engine takes the model apart, on the same examples in every process."""
+    def _flops_per_image(self, model: PretrainingModel) -> float | None:
+        """Counted before an engine takes the model apart, by each process alone on what it holds at a time.
+
+        None where that does not fit without training.activation_checkpointing, whose own operations are no use of the
+        model.
+        """
+        training = self.training
         model.to(ray.train.torch.get_device())
+        group = alone()
         examples = read_examples(self.job.train, self.job.train.row_groups[0])
-        examples = examples.slice(0, max(1, self.training.batch_size // self.world_size))
+        examples = examples.slice(0, max(1, training.batch_size // self.world_size // training.chunks))
         batch = self._collate(examples, model, 0).to(model.device)
-        return model_flops(model, batch, bf16=self.training.precision == "bf16") / len(batch)
+        try:
+            return model_flops(model, batch, group, bf16=training.precision == "bf16") / len(batch)
+        except torch.OutOfMemoryError:
+            print("mfu: not shown, as counting a step's operations takes more memory than the step", flush=True)
+            return None
 
     def _batches(self) -> Iterator[pa.Table]:
         first = self.state.step
@@ -180,10 +194,10 @@ class _Worker:
             figures = self._validate(self.job.validation)
             metrics.update(figures)
             self.monitor.scalars(state.step, figures)
-            name, value = monitored(figures, training)
-            if math.isfinite(value):
-                metrics[SCORE] = -value if name == "loss" else value
-            state.progress.update(figures, training)
+            reached = score(figures, training)
+            if reached is not None:
+                metrics[SCORE] = reached
+            state.progress.update(reached, training)
             state.stopped = state.progress.exhausted(training)
             if self.rank == 0:
                 shown = "  ".join(f"{name.removeprefix('validation/')} {value:.4f}" for name, value in figures.items())

@@ -87,7 +87,7 @@ def _check_still(now: dict[str, Any] | None, expected: dict[str, Any], run: str)
     if now is not None and now != expected:
         raise TrainingError(
             f"{run} is being trained by process {now['process']} on {now['machine']}; wait for it, end it, or choose "
-            "another name=..."
+            "another name"
         )
 
 

@@ -43,12 +43,14 @@ def count_parts(model: PretrainingModel) -> tuple[Part, ...]:
     return tuple(Part(name, trained, frozen) for name, (trained, frozen) in counts.items())
 
 
-def state_bytes(trained: int, frozen: int, *, workers: int, stage: int, bf16: bool, offload: bool) -> dict[str, int]:
+def state_bytes(
+    trained: int, frozen: int, *, workers: int, stage: int, bf16: bool, offload: bool, ema: bool = False
+) -> dict[str, int]:
     """Bytes that one of ``workers`` holds on its device for weights, gradients and optimizer between steps.
 
     Weights and gradients are fp32; Adam keeps two moments, and ZeRO from stage 1 on a master copy of the weights
     beside them, all fp32. Under bf16 each weight is cast once per step. ``offload`` keeps the optimizer's part on the
-    host.
+    host; ``ema`` adds the average of the weights, whole on every worker.
     """
     share = -(-trained // workers)
     weights = _WEIGHT * (trained + frozen)
@@ -57,6 +59,7 @@ def state_bytes(trained: int, frozen: int, *, workers: int, stage: int, bf16: bo
         "bf16 copies": _HALF * (trained + frozen) if bf16 else 0,
         "gradients": _WEIGHT * (share if stage >= 2 else trained),
         "optimizer": 0 if offload else 2 * _WEIGHT * trained if stage == 0 else 3 * _WEIGHT * share,
+        "average": _WEIGHT * trained if ema else 0,
     }
 
 
@@ -74,6 +77,7 @@ def plan(config: Config, examples: int) -> Plan:
             stage=stage,
             bf16=training.precision == "bf16",
             offload=training.offload == "optimizer" and stage > 0,
+            ema=training.ema > 0,
         )
         for stage in STAGES
     }

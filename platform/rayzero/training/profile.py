@@ -9,6 +9,7 @@ from types import TracebackType
 import torch
 
 from rayzero.storage import open_url
+from rayzero.training.run_storage import patiently
 
 _SKIPPED, _TRACED = 3, 3
 
@@ -17,7 +18,7 @@ class Profile:
     """Traces steps 4 to 6 that this worker takes, and writes ``trace.json`` to a folder or URL; None traces nothing."""
 
     def __init__(self, folder: str | None) -> None:
-        self._folder = folder or ""
+        self._folder, self._written = folder or "", False
         activities = [torch.profiler.ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -45,6 +46,8 @@ class Profile:
     ) -> None:
         if self._profiler is not None:
             self._profiler.stop()
+            if kind is None and not self._written:
+                print(f"no profile: fewer than {_SKIPPED + 1} steps were left to take", flush=True)
 
     def _write(self, profiler: torch.profiler.profile) -> None:
         fs, root = open_url(self._folder)
@@ -52,5 +55,6 @@ class Profile:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace.json"
             profiler.export_chrome_trace(str(path))
-            fs.put_file(str(path), f"{root}/trace.json")
+            patiently(lambda: fs.put_file(str(path), f"{root}/trace.json"), "saving the profile")
+        self._written = True
         print(f"profile of {_TRACED} steps: {self._folder}/trace.json", flush=True)

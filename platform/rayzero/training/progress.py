@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from rayzero.config import TrainingConfig
 
 
-def monitored(metrics: dict[str, float], training: TrainingConfig) -> tuple[str, float]:
-    """The figure that says how good a run is, by name: training.monitor, or the loss where there is no other."""
-    name = training.monitor if f"validation/{training.monitor}" in metrics else "loss"
-    return name, metrics[f"validation/{name}"]
+def score(figures: dict[str, float], training: TrainingConfig) -> float | None:
+    """How good a run is by the ``figures`` of a validation, the higher the better; None where that is no finite number.
+
+    It is training.monitor, or less the loss where there is no such figure.
+    """
+    name = training.monitor if f"validation/{training.monitor}" in figures else "loss"
+    value = figures[f"validation/{name}"]
+    if not math.isfinite(value):
+        return None
+    return -value if name == "loss" else value
 
 
 @dataclass
 class Progress:
     """Part of the loop's state, so that a resumed run follows the same plateau.
 
-    ``best`` is the best monitored figure, ``since_best`` the validations since; ``since_cut`` counts them anew after
+    ``best`` is the best ``score``, ``since_best`` the validations since; ``since_cut`` counts them anew after
     each reduction of the learning rate, whose product is ``rate_scale``.
     """
 
@@ -27,13 +33,10 @@ class Progress:
     since_cut: int = 0
     rate_scale: float = 1.0
 
-    def update(self, metrics: dict[str, float], training: TrainingConfig) -> None:
-        """Take the figures of one validation into account."""
-        name, value = monitored(metrics, training)
-        sign = -1.0 if name == "loss" else 1.0
-        # A lake without labels has no AUROC: not a number is never progress.
-        if not math.isnan(value) and (self.best is None or sign * value > sign * self.best):
-            self.best, self.since_best, self.since_cut = value, 0, 0
+    def update(self, reached: float | None, training: TrainingConfig) -> None:
+        """Take the ``score`` of one validation into account; none (a lake without labels) is never progress."""
+        if reached is not None and (self.best is None or reached > self.best):
+            self.best, self.since_best, self.since_cut = reached, 0, 0
             return
         self.since_best += 1
         self.since_cut += 1

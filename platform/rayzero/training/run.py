@@ -21,7 +21,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from rayzero import __version__
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError, dump_yaml, override, parse_config
-from rayzero.storage import open_url, write_whole
+from rayzero.storage import is_url, open_url, write_whole
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import Lake, open_lake
 from rayzero.studies.loading import lake_source
@@ -32,6 +32,7 @@ from rayzero.training.loop import Job, train_worker
 from rayzero.training.manifest import SCORE
 from rayzero.training.nonfinite import NonFiniteError
 from rayzero.training.owner import owned
+from rayzero.training.room import find_room
 from rayzero.training.run_storage import train_storage
 from rayzero.training.timeline import Timeline
 from rayzero.training.truth import read_truth
@@ -62,9 +63,8 @@ def run_folder(config: Config) -> str:
     return f"{config.storage.rstrip('/')}/{config.name}"
 
 
-def count_examples(config: Config) -> int:
-    """Training examples of one epoch. Raises ConfigError or LakeError as ``pretrain`` does."""
-    lake = open_training_lake(config)
+def count_examples(config: Config, lake: Lake) -> int:
+    """Training examples of one epoch on ``lake``. Raises LakeError as ``pretrain`` does."""
     return lake_source(lake, "train", config.data, config.vision.resolution, with_text=True).num_rows
 
 
@@ -76,14 +76,15 @@ def pretrain(
     ``profile`` writes a trace of three steps to ``profile/trace.json`` in the run folder.
 
     Raises ConfigError or LakeError before anything starts when a setting, the lake or an encoder is unusable;
-    TrainingError when another process trains this run, and when training fails more often than training.max_failures
-    allows; NonFiniteError, a TrainingError, when a loss or a gradient is no number: trying again would not help.
+    TrainingError when another process trains this run, when no nodes come for it, and when training fails more often
+    than training.max_failures allows; NonFiniteError, a TrainingError, when a loss or a gradient is no number: trying
+    again would not help.
     """
     config = absolute(registry.resolve(config))
     lake = open_training_lake(config)
     check_monitor(config, lake)
     _check_same_run(config, lake)
-    check_resources(config)
+    find_room(config)
     with owned(run_folder(config)):
         return _trained(config, lake, callbacks, profile=profile)
 
@@ -172,7 +173,7 @@ def absolute(config: Config) -> Config:
     """``config`` with its local folders made absolute: workers run in directories of their own."""
     folders = {"storage": config.storage, "data.cache": config.data.cache, "data.lake": config.data.lake}
     folders |= {f"model.{name}": config.model.get(name, "") for name in registry.find_system(config).folders}
-    local = {key: str(Path(value).resolve()) for key, value in folders.items() if value and "://" not in value}
+    local = {key: str(Path(value).resolve()) for key, value in folders.items() if value and not is_url(value)}
     for key, encoder in (("vision.encoder", config.vision.encoder), ("text.encoder", config.text.encoder)):
         if Path(encoder).is_dir():
             local[key] = str(Path(encoder).resolve())
@@ -250,20 +251,6 @@ def _check_same_run(config: Config, lake: Lake) -> None:
             f"run {config.name!r} in {config.storage} began on another version of the lake {lake.url}; "
             "choose another name=... to train on this one"
         )
-
-
-def check_resources(config: Config) -> None:
-    """Raises ConfigError when the cluster has no room for the workers of ``config``."""
-    training = config.training
-    have = ray.cluster_resources()
-    workers = training.min_workers or training.workers
-    need = {"CPU": workers * training.cpus_per_worker, "GPU": workers * training.gpus_per_worker}
-    for name, amount in need.items():
-        if amount > have.get(name, 0):
-            raise ConfigError(
-                f"{workers} workers need {amount:g} {name}, the cluster has {have.get(name, 0):g}; lower "
-                f"training.{'min_' * bool(training.min_workers)}workers or training.{name.lower()}s_per_worker"
-            )
 
 
 def _write_run_folder(config: Config, lake: Lake) -> None:

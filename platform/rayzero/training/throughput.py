@@ -39,14 +39,19 @@ def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | Non
     """
     was_training = model.training
     model.eval()
+    # Of its parts, where dropout is: what the model itself does in training alone is to crop volumes.
+    model.training = True
     kept = {parameter: parameter.grad for parameter in model.parameters()}
-    with FlopCounterMode(display=False) as counter:
-        with torch.autocast(batch.positives.device.type, torch.bfloat16, enabled=bf16):
-            loss = model.loss(batch, group)["loss"]
-        loss.backward()
-    for parameter, gradient in kept.items():
-        parameter.grad = gradient
-    model.train(was_training)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            with torch.autocast(batch.positives.device.type, torch.bfloat16, enabled=bf16):
+                loss = model.loss(batch, group)["loss"]
+            loss.backward()
+    finally:
+        # Also of a pass that broke off for want of memory.
+        for parameter, gradient in kept.items():
+            parameter.grad = gradient
+        model.train(was_training)
     return cast("int", counter.get_total_flops())
 
 

@@ -39,9 +39,9 @@ def validate(
             scored = [one for group in mine for one in asked.score(group)]
         figures |= zero_shot.figures(_gather(scored, world_size), truth, config)
     if config.training.monitor == "loss" or not isinstance(model, AlignmentModel):
-        alone = _alone()
+        myself = alone()
         with autocast(model, config):
-            losses = [_losses(model, source, group, config, alone) for group in mine]
+            losses = [_losses(model, source, group, config, myself) for group in mine]
         sums = _gather(losses, world_size)
         figures["validation/loss"] = sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
     model.train(was_training)
@@ -64,8 +64,8 @@ def _gather(mine: list[T], world_size: int) -> list[T]:
 
 
 @cache
-def _alone() -> dist.ProcessGroup | None:
-    """A group of this process only: row groups differ in number, so validation losses are not exchanged."""
+def alone() -> dist.ProcessGroup | None:
+    """A group of this process only, for losses that are not exchanged: row groups differ in number."""
     if not dist.is_initialized():
         return None
     # Every process has to take part in making every group.
@@ -74,7 +74,7 @@ def _alone() -> dist.ProcessGroup | None:
 
 
 def _losses(
-    model: PretrainingModel, source: Source, group: RowGroup, config: Config, alone: dist.ProcessGroup | None
+    model: PretrainingModel, source: Source, group: RowGroup, config: Config, myself: dist.ProcessGroup | None
 ) -> tuple[float, int]:
     """The sum of a row group's losses, each weighted by the examples behind it, and their number."""
     examples = read_examples(source, group)
@@ -84,5 +84,5 @@ def _losses(
     for start in range(0, examples.num_rows, size):
         rows = examples.slice(start, size)
         batch = collate(rows, model.text, config.data, cached=source.prepared, seed=config.seed).to(model.device)
-        total += float(model.loss(batch, alone)["loss"]) * rows.num_rows
+        total += float(model.loss(batch, myself)["loss"]) * rows.num_rows
     return total, examples.num_rows
