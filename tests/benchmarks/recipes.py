@@ -217,8 +217,9 @@ def counted(name: str, folder: Path, *, tiny: bool = False, images: int = 2) -> 
 
 def in_a_process(name: str, folder: Path, *, count: bool) -> list[Row]:
     """The rows of a recipe, from a process of its own: what one leaves on the GPU is not in the next one's way."""
+    work: Callable[[str, Path], list[Row]] = counted if count else _measured
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(counted if count else _measured, name, folder).result()
+        return pool.submit(work, name, folder).result()
 
 
 def _measured(name: str, folder: Path) -> list[Row]:

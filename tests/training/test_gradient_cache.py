@@ -68,11 +68,11 @@ def test_chunks_under_autocast_are_the_one_shot_step_to_its_precision(tmp_path: 
     assert data.pixels is not None
     data = replace(data, pixels=data.pixels.float())
 
-    def half(part: Batch, group: ProcessGroup | None = None, **how: Any) -> dict[str, torch.Tensor]:
+    def half(batch: Batch, group: ProcessGroup | None = None, **how: Any) -> dict[str, torch.Tensor]:
         # As an engine does: a call at a time.
         with torch.autocast("cpu", torch.bfloat16):
-            losses: dict[str, torch.Tensor] = network(part, group, **how)
-        return losses
+            given: dict[str, torch.Tensor] = network(batch, group, **how)
+        return given
 
     with torch.autocast("cpu", torch.bfloat16):
         expected = whole.loss(data)["loss"]
