@@ -7,6 +7,8 @@ thresholds from validation images or, where the lake has none, from other patien
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -119,6 +121,11 @@ class Benchmark:
             return self.columns
         return () if callable(self.targets) else tuple(one.name for one in self.targets)
 
+    @property
+    def blank_label(self) -> int | None:
+        """What an empty cell of a table of labels says: negative in a table of the benchmark's own, else nothing."""
+        return 0 if self.label_table else None
+
     def find_targets(self, truth: Truth) -> tuple[Target, ...]:
         """Its classes on the studies of ``truth``."""
         return self.targets(truth) if callable(self.targets) else self.targets
@@ -141,7 +148,8 @@ class Benchmark:
         scorer = scorer or InProcess(bundle, config.batch_size)
         splits = lake.splits if self.every_split and split == "test" else (split,)
         truth = read_truth(lake, *splits)
-        validated = self.tuned and VALIDATION in lake.splits and split != VALIDATION
+        # A table of labels that no lake has says nothing of validation images.
+        validated = self.tuned and not self.label_table and VALIDATION in lake.splits and VALIDATION not in splits
         tuning = read_truth(lake, VALIDATION) if validated else None
         targets = self.find_targets(truth)
         prompts = self._prompts(targets, config)
@@ -167,6 +175,7 @@ class Benchmark:
             config,
             where=(lake.url, lake.fingerprint, " + ".join(splits)),
             prompts=(config.prompt, *config.ensemble),
+            labels=labels,
         )
 
     def result(
@@ -179,8 +188,12 @@ class Benchmark:
         where: tuple[str, str, str],
         prompts: tuple[str, ...],
         system: str = "",
+        labels: Mapping[str, Mapping[str, int]] | None = None,
     ) -> EvaluationResult:
-        """The figures of scored images; ``where`` is (lake, fingerprint, split), ``system`` a name without bundle."""
+        """The figures of scored images; ``where`` is (lake, fingerprint, split), ``system`` a name without bundle.
+
+        ``labels`` is the table that ``test`` was labelled by, if one was.
+        """
         bootstrap = Bootstrap(test.patients, config.bootstrap)
         groups = self.grouped(test) if self.grouped else {"classes": test.findings}
         classified = bool(test.findings) and not self.phrases
@@ -210,6 +223,7 @@ class Benchmark:
             grounding=sections.grounding(test, bootstrap, groups) if boxed else None,
             figures=tuple(figures),
             bootstrap_key=bootstrap.key,
+            labels="" if labels is None else label_digest(labels),
         )
 
     def _check(self, bundle: Bundle, lake: Lake) -> None:
@@ -274,6 +288,12 @@ class Benchmark:
                 "tenth that they judge."
             )
         return notes
+
+
+def label_digest(labels: Mapping[str, Mapping[str, int]]) -> str:
+    """SHA-256 of a table of labels, whatever the order of its rows and columns."""
+    rows = {name: dict(row) for name, row in labels.items()}
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def _by_study(images: Sequence[ImageScores], *, first: bool) -> list[ImageScores]:
