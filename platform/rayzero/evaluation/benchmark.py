@@ -284,8 +284,8 @@ class Benchmark:
         notes = list(self.quirks)
         if self.tuned and validation is None:
             notes.append(
-                "There are no validation images: strict thresholds are chosen on nine tenths of the patients for the "
-                "tenth that they judge."
+                "There are no validation images beside those that are measured: strict thresholds are chosen on nine "
+                "tenths of the patients for the tenth that they judge."
             )
         return notes
 

@@ -331,12 +331,12 @@ def _segmented(scored: Scored) -> list[tuple[dice.Histograms, str]]:
 
 
 def _crossed_columns(curves: Float, owners: Sequence[str]) -> dict[int, int]:
-    """The best column for each tenth of the patients, by the curves (n, K) of the others."""
+    """The best column for each tenth of the patients, by the curves (n, K) of the others; without any, logit 0."""
     tenths = np.array([operating.fold_of(owner) for owner in owners])
     columns = {}
     for fold in range(10):
         others = curves[tenths != fold]
-        columns[fold] = dice.best_threshold((others if len(others) else curves).mean(axis=0))
+        columns[fold] = dice.best_threshold(others.mean(axis=0)) if len(others) else dice.UNTAUGHT
     return columns
 
 
