@@ -74,10 +74,16 @@ def test_what_no_protocol_measures_is_said(
         (["--lakes", lakes[1]], "ten stratified folds need ten images"),
         (["--lakes", lakes[0], lakes[0]], "two lakes are of protocol 'chestxdet10'"),
         (["--lakes", lakes[0], "--labels", "ct-rate-lt"], "not of the form protocol=CSV"),
+        (["--lakes", lakes[0], "--labels", "ctrate-lt=x.csv"], "did you mean 'ct-rate-lt'"),
     ):
         with pytest.raises(SystemExit):
             main(run, [f"a={bundle_url}", *words, "--bootstrap", "0", "--out", str(tmp_path / "out")])
         assert message in capsys.readouterr().err
+    # What is wrong with the second bundle is told before the first is measured.
+    with pytest.raises(SystemExit):
+        main(run, [f"a={bundle_url}", "b=nowhere", "--lakes", lakes[0], "--out", str(tmp_path / "early")])
+    assert "no bundle here" in capsys.readouterr().err
+    assert not (tmp_path / "early").exists()
 
 
 def test_a_protocol_fits_its_own_corpora(bundle_url: str, tmp_path: Path) -> None:

@@ -203,7 +203,8 @@ def phrase_overlap(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     if not signed:
         raise EvaluationError(f"{test.truth.where} has no phrases with boxes; ingest MS-CXR with its table")
     absolute = {name: ([abs(v) for v in values], owners) for name, (values, owners) in signed.items()}
-    auroc, bound = dice.pixel_auroc(pixels)
+    area, bound = dice.pixel_auroc(pixels)
+    auroc = point(area, len(pixels))
     union = "one mask per image and phrase"
     each, wide = _pooled(overlap, measured.bootstrap), _macro(overlap, measured.bootstrap)
     steps = "sigmoid of the map above 0.1, 0.2, ..., 0.5, mean of the five"
@@ -213,7 +214,7 @@ def phrase_overlap(benchmark: Benchmark, measured: Measured) -> list[Figure]:
         Figure("signed_cnr", "CNR, signed", None, _pooled(signed, measured.bootstrap), union, chance=0.0),
         Figure("miou", "mIoU", each, each, steps),
         Figure("macro_miou", "mIoU, mean of categories", wide, wide, steps),
-        Figure("pixel_auroc", "Pixel AUROC in boxes", point(auroc, len(pixels)), None, _bin(bound), chance=0.5),
+        Figure("pixel_auroc", "Pixel AUROC in boxes", auroc, auroc, _bin(bound), chance=0.5),
     ]
     return referenced(benchmark, figures)
 
@@ -254,8 +255,9 @@ def segmentation(benchmark: Benchmark, measured: Measured) -> list[Figure]:
             Figure("specificity", "Specificity: no pixel above", measured.bootstrap.mean(empty.astype(float), patients),
                    measured.bootstrap.mean(kept.astype(float), patients), rule)
         )  # fmt: skip
-    auroc, bound = dice.pixel_auroc(one for one, _ in found)
-    figures.append(Figure("pixel_auroc", "Pixel AUROC", point(auroc, len(found)), None, _bin(bound), chance=0.5))
+    area, bound = dice.pixel_auroc(one for one, _ in found)
+    auroc = point(area, len(found))
+    figures.append(Figure("pixel_auroc", "Pixel AUROC", auroc, auroc, _bin(bound), chance=0.5))
     return referenced(benchmark, figures)
 
 
