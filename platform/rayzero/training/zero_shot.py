@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rayzero.alignment.base import AlignmentModel, ImageFeatures, TextFeatures
+from rayzero.alignment.base import AlignmentModel, ImageFeatures
+from rayzero.alignment.encoded import EncodedTexts, encode_texts
 from rayzero.config import Config
 from rayzero.metrics.grounding import first_peak, pointing_hit
 from rayzero.metrics.retrieval import CUTOFFS, build_gallery, instance_ranks, recall_hits
@@ -30,8 +31,6 @@ from rayzero.training.truth import Key, Known, Truth
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 
 FIGURES = ("macro_auroc", "pointing_accuracy", *(f"report_recall_at_{cutoff}" for cutoff in CUTOFFS))
-# Texts encoded at a time.
-_TEXT_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,9 @@ class ZeroShot:
         self._model, self._source, self._truth, self._config = model, source, truth, config
         self._gallery = frozenset(truth.gallery(config.training.retrieval_studies))
         self._column = {name: column for column, name in enumerate(truth.findings)}
-        self._prompts = self._encode([config.evaluation.prompt.replace("{}", name) for name in truth.findings])
-        self._sentences = self._encode(_sentences(truth, sorted(self._gallery)))
+        prompts = [config.evaluation.prompt.replace("{}", name) for name in truth.findings]
+        self._prompts = encode_texts(model.encode_prompts, prompts)
+        self._sentences = encode_texts(model.encode_prompts, _sentences(truth, sorted(self._gallery)))
 
     def score(self, group: RowGroup) -> Iterator[Scored]:
         """The images of one row group. Raises TrainingError for a logit that is not finite."""
@@ -93,8 +93,7 @@ class ZeroShot:
         marked = features.rows(torch.tensor(rows))
         maps: dict[str, Float32] = {}
         for name in sorted({name for row in rows for name in known[row].marked}):
-            part, place = divmod(self._column[name], _TEXT_BATCH)
-            text = self._prompts[part].rows(slice(place, place + 1))
+            text = self._prompts.one(self._column[name])
             maps[name] = self._model.similarity_map(marked, text)[:, 0].float().cpu().numpy()
         return {
             row: {name: self._points(maps[name][index], known[row], name, keys[row]) for name in known[row].marked}
@@ -115,13 +114,8 @@ class ZeroShot:
         assert hit is not None
         return hit
 
-    def _encode(self, texts: Sequence[str]) -> list[TextFeatures]:
-        starts = range(0, len(texts), _TEXT_BATCH)
-        return [self._model.encode_prompts([*texts[start : start + _TEXT_BATCH]]) for start in starts]
-
-    def _logits(self, features: ImageFeatures, texts: Sequence[TextFeatures]) -> Float32:
-        parts = [self._model.score(features, part).float().cpu().numpy() for part in texts]
-        return np.concatenate(parts, axis=1) if parts else np.zeros((len(features.pooled), 0), dtype=np.float32)
+    def _logits(self, features: ImageFeatures, texts: EncodedTexts) -> Float32:
+        return texts.logits(lambda part: self._model.score(features, part).float().cpu().numpy(), len(features.pooled))
 
 
 def figures(scored: Sequence[Scored], truth: Truth, config: Config) -> dict[str, float]:
