@@ -16,6 +16,7 @@ from jobs.evaluate import run
 from rayzero.config import EvaluationConfig
 from rayzero.evaluation.comparison import compare
 from rayzero.evaluation.errors import EvaluationError
+from rayzero.evaluation.metrics.operating import stratified_folds
 from rayzero.evaluation.prompts import expand, with_prompts, with_queries
 from rayzero.evaluation.protocols.ct_rate import LONG_TAIL
 from rayzero.evaluation.protocols.registry import find_protocol
@@ -134,6 +135,27 @@ def test_tables_of_two_systems_are_compared_under_the_same_labels_alone(publishe
         compare({"one": one, "third": reported("third")})
 
 
+def test_probabilities_are_cut_on_the_grid_that_they_were_published_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    truth = rng.random(80) < 0.4
+    scores = np.round(np.clip(0.3 * truth + 0.7 * rng.random(80), 0, 1), 2)
+    names = [f"i{number}" for number in range(80)]
+    # An image without label counts for nothing.
+    rows = [[name, int(value)] for name, value in zip(names, truth, strict=True)]
+    write(tmp_path / "labels.csv", ["id", "Pneumonia"], [*rows, ["blank", ""]])
+    rows = [[name, value] for name, value in zip(names, scores, strict=True)]
+    write(tmp_path / "scores.csv", ["id", "Pneumonia"], [*rows, ["blank", 0.5]])
+    benchmark = find_protocol("rsna-alta").benchmark
+    assert benchmark is not None
+    result = evaluate_scores(
+        benchmark, str(tmp_path / "scores.csv"), str(tmp_path / "labels.csv"), config=EvaluationConfig(bootstrap=0)
+    )
+    expected = stratified_folds(scores, truth)
+    found = {one.key: one.published.value for one in result.figures if one.published and "folds" in one.key}
+    assert found == pytest.approx({f"folds_{name}": value for name, value in expected.items()}, abs=1e-12)
+    assert any("taken to be probabilities" in note for note in result.notes)
+
+
 def test_a_cell_without_label_is_no_negative(tmp_path: Path) -> None:
     benchmark = find_protocol("rad-chestct").benchmark
     assert benchmark is not None
@@ -244,10 +266,16 @@ def test_a_grammar_of_prompts_is_every_combination(tmp_path: Path) -> None:
     (tmp_path / "prompts.json").write_text(json.dumps({**prompts, "Edema": grammar}))
     asked = with_prompts(benchmark, str(tmp_path / "prompts.json"))
     assert [len(one.prompts) for one in asked.targets] == [2, 2, 2, 8, 2]  # type: ignore[union-attr]
+    # The report names the file, and not a template that nothing was asked with.
+    assert "2 of Consolidation, 8 of Edema" in asked.quirks[-1]
+    assert asked._templates(asked.targets, EvaluationConfig()) == ()  # type: ignore[arg-type]
+    assert benchmark._templates(benchmark.targets, EvaluationConfig()) == ("There is {}",)  # type: ignore[arg-type]
     (tmp_path / "prompts.json").write_text(json.dumps({"Edema": grammar}))
     with pytest.raises(EvaluationError, match=r"those of Atelectasis, .* are needed"):
         with_prompts(benchmark, str(tmp_path / "prompts.json"))
     with pytest.raises(EvaluationError, match="a grammar has lists of severity, subtype, location alone"):
         expand({"place": ["left"]}, "x")
     write(tmp_path / "query.csv", ["Variable", "Text"], [["Edema", "Pulmonary edema."]])
-    assert with_queries(benchmark, str(tmp_path / "query.csv")).queries == (("Edema", "Pulmonary edema."),)
+    queried = with_queries(benchmark, str(tmp_path / "query.csv"))
+    assert queried.queries == (("Edema", "Pulmonary edema."),)
+    assert queried.quirks[-1] == f"Asked with the sentences of {tmp_path / 'query.csv'}."

@@ -174,7 +174,7 @@ class Benchmark:
             validation,
             config,
             where=(lake.url, lake.fingerprint, " + ".join(splits)),
-            prompts=(config.prompt, *config.ensemble),
+            prompts=self._templates(targets, config),
             labels=labels,
         )
 
@@ -249,6 +249,12 @@ class Benchmark:
         if self.opposed:
             asked += [(one.name, NEGATIVE_PROMPT.format(phrase)) for one in targets for phrase in one.asked]
         return tuple(asked)
+
+    def _templates(self, targets: Sequence[Target], config: EvaluationConfig) -> tuple[str, ...]:
+        """How findings are asked for; none where each class has sentences of its own, of which ``quirks`` tell."""
+        if any(one.prompts for one in targets):
+            return ()
+        return (config.prompt, *config.ensemble, *([NEGATIVE_PROMPT] if self.opposed else []))
 
     def assemble(
         self,

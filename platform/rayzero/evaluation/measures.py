@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from scipy.special import expit
 
 from rayzero.evaluation.benchmark import Benchmark, Measured
 from rayzero.evaluation.errors import EvaluationError
@@ -153,8 +154,10 @@ def accuracy(benchmark: Benchmark, measured: Measured) -> list[Figure]:
 def folds(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     """ALTA's accuracy and F1 on RSNA: thresholds of ten stratified folds of the test images."""
     test = measured.test
-    scores, truth = test.logits[:, 0], test.labels[:, 0] == 1
-    probability = 1 / (1 + np.exp(-scores))
+    known = test.labels[:, 0] != MASKED
+    truth = test.labels[known, 0] == 1
+    # Digits that the way through logits may have changed must not move a probability off the grid of thresholds.
+    probability = np.round(expit(test.logits[known, 0]), 12)
     try:
         found = operating.stratified_folds(probability, truth)
     except ValueError as error:

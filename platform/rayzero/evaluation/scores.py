@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from rayzero.config import EvaluationConfig
 from rayzero.evaluation import measures
@@ -40,6 +41,8 @@ _LABELS = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1, "true": 1, 
 _PAIRS = 10
 _PERMUTATIONS = 200
 _LEVEL = 0.05
+# A probability of 0 or 1 as a logit that is finite.
+_CERTAIN = 1e-15
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,9 @@ def evaluate_scores(
             f"{len(unscored)} labelled ones no score, such as {example!r}"
         )
     values = _values(table, _names(table, benchmark, prompts), targets)
+    if measures.folds in map(_function, kept) and (np.abs(values - 0.5) <= 0.5).all():
+        values = logit(np.clip(values, _CERTAIN, 1 - _CERTAIN))
+        notes.append("All scores lie between 0 and 1: they are taken to be probabilities, and not logits.")
     patients = [patient_of(name) for name in ids]
     if images is not None and table.ids is None:
         notes.append(_check_order(values, patients, scores, images))
