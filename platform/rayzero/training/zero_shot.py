@@ -26,7 +26,7 @@ from rayzero.studies.examples import geometry_of, stacked
 from rayzero.studies.lake import RowGroup
 from rayzero.studies.loading import Source, read_examples
 from rayzero.training.errors import TrainingError
-from rayzero.training.truth import Key, Known, Truth
+from rayzero.training.validation_images import Key, Known, ValidationImages
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -34,7 +34,7 @@ FIGURES = ("macro_auroc", "pointing_accuracy", *(f"report_recall_at_{cutoff}" fo
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredImage:
     """One image: logits of the findings (F,), whether the map of each marked one points at it, and of a study of the
     gallery the logits of the gallery's sentences (S,)."""
 
@@ -47,7 +47,7 @@ class Scored:
 class ZeroShot:
     """A model with the texts of a split encoded, ready to score its row groups on this process."""
 
-    def __init__(self, model: AlignmentModel, source: Source, truth: Truth, config: Config) -> None:
+    def __init__(self, model: AlignmentModel, source: Source, truth: ValidationImages, config: Config) -> None:
         self._model, self._source, self._truth, self._config = model, source, truth, config
         self._gallery = frozenset(truth.gallery(config.training.retrieval_studies))
         self._column = {name: column for column, name in enumerate(truth.findings)}
@@ -55,7 +55,7 @@ class ZeroShot:
         self._prompts = encode_texts(model.encode_prompts, prompts)
         self._sentences = encode_texts(model.encode_prompts, _sentences(truth, sorted(self._gallery)))
 
-    def score(self, group: RowGroup) -> Iterator[Scored]:
+    def score(self, group: RowGroup) -> Iterator[ScoredImage]:
         """The images of one row group. Raises TrainingError for a logit that is not finite."""
         examples = read_examples(self._source, group)
         keys = list(zip(*(examples.column(name).to_pylist() for name in ("study_id", "image_id")), strict=True))
@@ -68,7 +68,7 @@ class ZeroShot:
             views = present[rows].to(device) if present.shape[1] else None
             yield from self._score(self._model.encode_image(**given, present=views), [keys[row] for row in rows])
 
-    def _score(self, features: ImageFeatures, keys: Sequence[Key]) -> Iterator[Scored]:
+    def _score(self, features: ImageFeatures, keys: Sequence[Key]) -> Iterator[ScoredImage]:
         gone = next((key for key in keys if key not in self._truth.images), None)
         if gone is not None:
             raise LakeError(
@@ -83,7 +83,7 @@ class ZeroShot:
         for row, key in enumerate(keys):
             if not (np.isfinite(logits[row]).all() and np.isfinite(said_by.get(row, 0.0)).all()):
                 raise TrainingError(f"the model gave a logit that is not finite for validation image {key[1]}")
-            yield Scored(key, logits[row], hits.get(row, {}), said_by.get(row))
+            yield ScoredImage(key, logits[row], hits.get(row, {}), said_by.get(row))
 
     def _hits(self, features: ImageFeatures, keys: Sequence[Key], known: Sequence[Known]) -> dict[int, dict[str, bool]]:
         """By row: whether the peak of each marked finding's map, at the image's own size, is in its region."""
@@ -118,7 +118,7 @@ class ZeroShot:
         return texts.logits(lambda part: self._model.score(features, part).float().cpu().numpy(), len(features.pooled))
 
 
-def figures(scored: Sequence[Scored], truth: Truth, config: Config) -> dict[str, float]:
+def figures(scored: Sequence[ScoredImage], truth: ValidationImages, config: Config) -> dict[str, float]:
     """``validation/...`` of all images of the split, in any order.
 
     ``macro_auroc`` is over findings with both classes, which ``findings`` counts; not a number where there is none.
@@ -147,7 +147,7 @@ def figures(scored: Sequence[Scored], truth: Truth, config: Config) -> dict[str,
     return {f"validation/{name}": float(value) for name, value in found.items()}
 
 
-def why_absent(figure: str, truth: Truth, config: Config) -> str | None:
+def why_absent(figure: str, truth: ValidationImages, config: Config) -> str | None:
     """Why validation on ``truth`` cannot give ``figure``, one of ``FIGURES``, and the remedy; None where it can."""
     if figure == "macro_auroc":
         problem = (
@@ -169,11 +169,11 @@ def why_absent(figure: str, truth: Truth, config: Config) -> str | None:
     )
 
 
-def _sentences(truth: Truth, keys: Sequence[Key]) -> list[str]:
+def _sentences(truth: ValidationImages, keys: Sequence[Key]) -> list[str]:
     return sorted({text for key in keys for text in truth.images[key].report})
 
 
-def _auroc(scored: Sequence[Scored], truth: Truth) -> dict[str, float]:
+def _auroc(scored: Sequence[ScoredImage], truth: ValidationImages) -> dict[str, float]:
     right: dict[str, list[int]] = {}
     score: dict[str, list[float]] = {}
     for one in scored:
