@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from rayzero.config import EvaluationConfig
 from rayzero.evaluation.benchmark import Benchmark, Measured, Target
 from rayzero.evaluation.metrics.bootstrap import Bootstrap
-from rayzero.evaluation.protocols import padchest, rad_chestct
+from rayzero.evaluation.protocols import padchest, rad_chestct, registry
 from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
 from rayzero.evaluation.rankings import label_overlap
 from rayzero.evaluation.records import ImageScores
@@ -104,6 +105,16 @@ def test_the_figures_of_papers_are_those_of_their_tables() -> None:
         for key, values in (one.reference if one else {}).items():
             found[name, key] = dict(values)
     assert found == expected
+
+
+def test_the_readme_lists_every_protocol_and_which_papers_report_of() -> None:
+    readme = Path(registry.__file__).with_name("README.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in readme.splitlines() if line.startswith("| `")][1:]
+    found = {tuple(re.findall(r"`([^`]+)`", cells[0])): cells[3] for cells in rows}
+    assert sorted(name for names in found for name in names) == protocol_names()
+    for names, figures in found.items():
+        references = [find_protocol(name).benchmark for name in names]
+        assert (figures != "-") == any(one is not None and one.reference for one in references), names
 
 
 _FIVE = "Atelectasis, Cardiomegaly, Consolidation, Edema, Pleural Effusion"
