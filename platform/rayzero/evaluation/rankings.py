@@ -92,7 +92,7 @@ def label_overlap(
     similarity, labels = vectors[asked] @ vectors[asked].T, labels[asked]
     if not len(asked):
         return []
-    studies = np.array([test.images[row].study_id for row in asked])
+    studies = np.array([test.images[int(row)].study_id for row in asked])
     own = studies[:, None] == studies[None, :]
     apart = np.where(own, -np.inf, similarity)
     usable = [cutoff for cutoff in cutoffs if cutoff <= (~own).sum(axis=1).min()]
