@@ -17,14 +17,14 @@ import torch
 
 from jobs.command import main
 from jobs.evaluate import evaluate, scoring_options
-from rayzero.bundle import load_bundle
-from rayzero.config import ConfigError
+from rayzero.bundle import load_bundle, read_bundle_card
+from rayzero.config import Config, ConfigError
 from rayzero.evaluation.comparison import compare, write_comparison
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.overview import Overview
-from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
+from rayzero.evaluation.protocols.registry import Protocol, find_protocol, protocol_names
 from rayzero.evaluation.report import write_pages
-from rayzero.studies.lake import open_lake
+from rayzero.studies.lake import Lake, open_lake
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -46,23 +46,23 @@ def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overvie
     """Every bundle by every protocol that fits, and their comparisons by protocol."""
     lakes = [open_lake(url) for url in options.lakes]
     tables = _pairs(options.labels, "protocol=CSV, such as ct-rate-lt=labels.csv", "tables are given for")
-    protocols = [find_protocol(name) for name in protocol_names()]
-    reports: dict[str, dict[str, str]] = {one.name: {} for one in protocols}
+    for name in tables:
+        find_protocol(name)
+    # What is wrong with any bundle or lake is told before hours go into the others.
+    plans = {label: _plan(read_bundle_card(url)[0], lakes) for label, url in sources.items()}
+    reports: dict[str, dict[str, str]] = {name: {} for name in protocol_names()}
     refused: list[tuple[str, str, str]] = []
     for label, url in sources.items():
         bundle = load_bundle(url, "cuda" if torch.cuda.is_available() and not options.workers else "cpu")
-        for protocol in protocols:
-            for lake in (one for one in lakes if protocol.fits(one, bundle.config)):
-                if label in reports[protocol.name]:
-                    raise EvaluationError(f"two lakes are of protocol {protocol.name!r}; the second is {lake.url}")
-                out = f"{options.out.rstrip('/')}/{protocol.name}/{label}"
-                print(f"{label} on {protocol.name}", flush=True)
-                try:
-                    evaluate(protocol, lake, url, bundle, options, out=out, labels=tables.get(protocol.name))
-                except EvaluationError as error:
-                    refused.append((label, protocol.name, str(error)))
-                else:
-                    reports[protocol.name][label] = out
+        for protocol, lake in plans[label]:
+            out = f"{options.out.rstrip('/')}/{protocol.name}/{label}"
+            print(f"{label} on {protocol.name}", flush=True)
+            try:
+                evaluate(protocol, lake, url, bundle, options, out=out, labels=tables.get(protocol.name))
+            except EvaluationError as error:
+                refused.append((label, protocol.name, str(error)))
+            else:
+                reports[protocol.name][label] = out
     if not any(reports.values()):
         raise EvaluationError(
             "no protocol measures these lakes with these bundles: "
@@ -72,6 +72,17 @@ def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overvie
     for name, comparison in comparisons.items():
         write_comparison(comparison, f"{options.out.rstrip('/')}/{name}")
     return Overview(tuple(sources), comparisons, refused)
+
+
+def _plan(config: Config, lakes: Sequence[Lake]) -> list[tuple[Protocol, Lake]]:
+    """What a bundle of ``config`` is measured by, and on which lake. Raises EvaluationError for two lakes of one."""
+    plan = []
+    for protocol in map(find_protocol, protocol_names()):
+        fitting = [lake for lake in lakes if protocol.fits(lake, config)]
+        if len(fitting) > 1:
+            raise EvaluationError(f"two lakes are of protocol {protocol.name!r}; the second is {fitting[1].url}")
+        plan += [(protocol, lake) for lake in fitting]
+    return plan
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -16,7 +16,6 @@ import torch
 from jobs.command import connect, main, whole_number
 from rayzero.bundle import Bundle, fingerprint, load_bundle
 from rayzero.config import EvaluationConfig, override, validate
-from rayzero.evaluation.benchmark import Target
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.inference import InProcess, OnRay, Scorer
 from rayzero.evaluation.kept import Kept
@@ -94,7 +93,7 @@ def evaluate(
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = validate(EvaluationConfig, {**bundle.config.evaluation.model_dump(), **chosen}, where="evaluation")
     scorer = _scorer(url, bundle, settings.batch_size, out, options)
-    table = read_labels(labels, _label_targets(protocol), blank=0) if labels else None
+    table = _read_labels(labels, protocol) if labels else None
     result = protocol.run(bundle, lake, config=settings, split=split, scorer=scorer, labels=table)
     return result, write_report(result, out, overlays=settings.overlays)
 
@@ -129,11 +128,12 @@ def _with_tables(options: argparse.Namespace, protocol: Protocol) -> Protocol:
     return protocol if benchmark is None else replace(protocol, run=benchmark.run, benchmark=benchmark)
 
 
-def _label_targets(protocol: Protocol) -> tuple[Target, ...]:
-    """The classes that a table of labels is joined to. Raises EvaluationError where the lake's own labels count."""
-    if protocol.benchmark is None or callable(protocol.benchmark.targets):
+def _read_labels(url: str, protocol: Protocol) -> dict[str, dict[str, int]]:
+    """A table of labels in place of the lake's. Raises EvaluationError where the lake's own labels count."""
+    benchmark = protocol.benchmark
+    if benchmark is None or callable(benchmark.targets):
         raise EvaluationError(f"protocol {protocol.name!r} takes its labels from the lake; leave --labels out")
-    return protocol.benchmark.targets
+    return read_labels(url, benchmark.targets, blank=benchmark.blank_label)
 
 
 def _finish(result: EvaluationResult, where: str) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from jobs.command import main, whole_number
 from rayzero.alignment.base import ImageFeatures
+from rayzero.alignment.encoded import EncodedTexts, encode_texts
 from rayzero.bundle import Bundle, fingerprint, load_bundle
 from rayzero.config import ConfigError
 from rayzero.index import CANDIDATES, Entries, Float, save_index, unit
@@ -25,7 +26,7 @@ from rayzero.studies.priors import PriorFinder, link_priors
 from rayzero.studies.study import Image, Study
 
 _COLUMNS = ["study_id", "images", "sentences", "prior_study_id"]
-_TEXT_BATCH = 256
+_IMAGE_BATCH = 256
 # Searches on which the recall of the proposals is measured, and of how many best entries.
 _PROBES, _BEST = 32, 10
 
@@ -57,17 +58,17 @@ def build_index(bundle_url: str, lake_url: str, out: str, *, splits: Sequence[st
         kind = bundle.config.data.input
         raise ConfigError(f"{lake_url} holds no {kind} with sentences in {', '.join(splits)}; give --splits")
     sentences = list(said)
-    texts = [bundle.encode_prompts(sentences[i : i + _TEXT_BATCH]) for i in range(0, len(sentences), _TEXT_BATCH)]
+    texts = encode_texts(bundle.encode_prompts, sentences)
     entries = Entries(
         sentences=sentences,
         studies=[said[sentence] for sentence in sentences],
-        texts=np.concatenate([text.pooled.float().cpu().numpy() for text in texts]),
+        texts=np.concatenate([text.pooled.float().cpu().numpy() for text in texts.parts]),
         images=images,
         pooled=np.concatenate(pooled),
         tokens=np.concatenate(tokens),
         grid=grid,
     )
-    recall = _recall(bundle, entries)
+    recall = _recall(bundle, entries, texts)
     save_index(out, entries, checksum=fingerprint(bundle_url), recall=recall)
     return {"sentences": len(sentences), "images": len(images), "recall": recall}
 
@@ -95,21 +96,18 @@ def _examples(
                     yield study, image, bundle.prepare(image)[0], []
 
 
-def _recall(bundle: Bundle, entries: Entries) -> dict[str, float]:
+def _recall(bundle: Bundle, entries: Entries, sentences: EncodedTexts) -> dict[str, float]:
     """Share of the truly best entries among the proposals, for images and for sentences drawn from the index."""
     images, texts = _spread(len(entries.images)), _spread(len(entries.sentences))
     words = bundle.encode_prompts([entries.sentences[row] for row in texts])
     by_text = np.concatenate(
         [
             bundle.score(_features(bundle, entries, np.array(rows)), words)
-            for rows in _batches(iter(range(len(entries.images))), _TEXT_BATCH)
+            for rows in _batches(iter(range(len(entries.images))), _IMAGE_BATCH)
         ]
     )
     some = _features(bundle, entries, images)
-    by_image = np.concatenate(
-        [bundle.score(some, bundle.encode_prompts(part)) for part in _batches(iter(entries.sentences), _TEXT_BATCH)],
-        axis=1,
-    )
+    by_image = sentences.logits(lambda part: bundle.score(some, part), len(images))
     return {
         "images": _held(by_text.T, unit(entries.texts)[texts] @ unit(entries.pooled).T),
         "sentences": _held(by_image, unit(entries.pooled)[images] @ unit(entries.texts).T),

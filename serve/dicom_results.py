@@ -213,7 +213,7 @@ def _turned(stack: np.ndarray[Any, Any], sources: Sequence[Dataset]) -> np.ndarr
 
 
 def _report(sources: Sequence[Dataset], prompts: Sequence[Prompt], answer: Answer, about: Description) -> Dataset:
-    """A measurement report with the probability of each finding."""
+    """A measurement report with the probability of each finding, and its interval where the bundle has one."""
     device = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
@@ -231,6 +231,7 @@ def _report(sources: Sequence[Dataset], prompts: Sequence[Prompt], answer: Answe
                     name=_PROBABILITY,
                     value=float(answer.probabilities[number - 1]),
                     unit=codes.UCUM.NoUnits,
+                    properties=_uncertainty(answer, number - 1),
                 )
             ],
             source_images=images,
@@ -256,6 +257,17 @@ def _report(sources: Sequence[Dataset], prompts: Sequence[Prompt], answer: Answe
         is_complete=True,
         is_final=False,
         is_verified=False,
+    )
+
+
+def _uncertainty(answer: Answer, row: int) -> hd.sr.MeasurementProperties | None:
+    """How far the 95 % interval of a probability reaches above and below it (TID 310)."""
+    if answer.intervals is None:
+        return None
+    low, high = (float(edge) for edge in answer.intervals[row])
+    value = float(answer.probabilities[row])
+    return hd.sr.MeasurementProperties(
+        upper_measurement_uncertainty=high - value, lower_measurement_uncertainty=value - low
     )
 
 

@@ -1,6 +1,6 @@
 """Each benchmark's tree as published, in miniature: a dozen small images whose findings are bright squares.
 
-python -m tests.evaluation.miniatures lakes/miniatures
+python -m tests.evaluation.miniatures miniatures
 
 writes each as a lake of its corpus, and ``ct-rate-lt.csv``, to try every protocol without any data.
 """

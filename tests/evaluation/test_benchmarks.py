@@ -72,6 +72,7 @@ def test_a_protocol_reports_from_its_published_tree(
     labels = long_tail_labels() if name == "ct-rate-lt" else None
     result = find_protocol(name).run(bundle, lake, labels=labels)
     assert result.figures
+    assert bool(result.labels) == (labels is not None)
     assert all(one.best.value == one.best.value for one in result.figures), [one.key for one in result.figures]
     assert any(one.strict is not None and one.strict.low <= one.strict.high for one in result.figures)
     where = write_report(result, str(tmp_path), overlays=2)

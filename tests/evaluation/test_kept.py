@@ -12,7 +12,7 @@ import pytest
 from rayzero.bundle import Bundle
 from rayzero.evaluation.inference import GroupScorer, InProcess
 from rayzero.evaluation.kept import Kept
-from rayzero.evaluation.records import ImageScores, Task
+from rayzero.evaluation.records import SCHEMA, ImageScores, Task
 from rayzero.studies.lake import RowGroup
 from tests.evaluation.lakes import make_lake
 
@@ -53,7 +53,9 @@ def test_a_killed_evaluation_continues_at_the_next_row_group(
             np.testing.assert_array_equal(mine.histograms.everything, theirs.histograms.everything)
 
 
-def test_scores_are_found_again_only_for_the_same_question(bundle: Bundle, tmp_path: Path) -> None:
+def test_scores_are_found_again_only_for_the_same_question(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lake = make_lake(tmp_path / "lake", validation=2, test=4)
     (group,) = lake.row_groups(["test"])
     kept = Kept(str(tmp_path / "scores"), "weights")
@@ -68,3 +70,6 @@ def test_scores_are_found_again_only_for_the_same_question(bundle: Bundle, tmp_p
     assert replace(kept, model="other").read(group, _TASK, bundle.config) is None
     make_lake(tmp_path / "lake", validation=2, test=4)
     assert kept.read(replace(group, path=f"{group.path}2"), _TASK, bundle.config) is None
+    # Of a version whose records had other columns.
+    monkeypatch.setattr("rayzero.evaluation.kept.SCHEMA", SCHEMA.remove(0))
+    assert kept.read(group, _TASK, bundle.config) is None

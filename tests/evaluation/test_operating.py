@@ -100,6 +100,15 @@ def test_cross_fitting_never_looks_at_the_patient_it_judges() -> None:
     assert all(len(set(folds[i : i + 2])) == 1 for i in range(0, 200, 2))
 
 
+def test_cross_fitting_without_a_positive_elsewhere_says_no() -> None:
+    patients = [f"p{i}" for i in range(60)]
+    truth = np.arange(60) == 7
+    scores = np.where(truth, 9.0, np.arange(60.0) / 60)
+    assert not cross_fitted(scores, truth, patients, "f1")[7]
+    assert cross_fitted(scores, ~truth, patients, "f1")[7]
+    assert not cross_fitted(scores[6:8], truth[6:8], ["p", "p"], "mcc").any()
+
+
 def test_single_label_accuracy_counts_ties_as_wrong() -> None:
     logits = np.array([[2.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
     labels = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]], dtype=np.int8)

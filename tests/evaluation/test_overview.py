@@ -11,6 +11,8 @@ import pytest
 from jobs.command import main
 from jobs.compare import run
 from rayzero.bundle import load_bundle
+from rayzero.evaluation.comparison import Comparison
+from rayzero.evaluation.overview import Overview
 from rayzero.evaluation.protocols.registry import find_protocol
 from rayzero.studies.lake import open_lake, write_lake
 from tests.evaluation.lakes import make_lake, studies
@@ -74,10 +76,38 @@ def test_what_no_protocol_measures_is_said(
         (["--lakes", lakes[1]], "ten stratified folds need ten images"),
         (["--lakes", lakes[0], lakes[0]], "two lakes are of protocol 'chestxdet10'"),
         (["--lakes", lakes[0], "--labels", "ct-rate-lt"], "not of the form protocol=CSV"),
+        (["--lakes", lakes[0], "--labels", "ctrate-lt=x.csv"], "did you mean 'ct-rate-lt'"),
     ):
         with pytest.raises(SystemExit):
             main(run, [f"a={bundle_url}", *words, "--bootstrap", "0", "--out", str(tmp_path / "out")])
         assert message in capsys.readouterr().err
+    # What is wrong with the second bundle is told before the first is measured.
+    with pytest.raises(SystemExit):
+        main(run, [f"a={bundle_url}", "b=nowhere", "--lakes", lakes[0], "--out", str(tmp_path / "early")])
+    assert "no bundle here" in capsys.readouterr().err
+    assert not (tmp_path / "early").exists()
+
+
+def test_a_figure_of_an_oracle_is_held_against_those_of_papers() -> None:
+    def value(of: float) -> dict[str, float | int | None]:
+        return {"value": of, "low": None, "high": None, "n": 4}
+
+    figures = {
+        "dice": {"name": "Dice", "published": value(0.15), "strict": value(0.1), "reference": {"MedKLIP": 0.044}},
+        "macro_auroc": {
+            "name": "AUROC",
+            "published": value(0.9),
+            "strict": value(0.9),
+            "reference": {"MedKLIP": 0.897},
+        },
+    }
+    headline = {f"siim.{key}": {**one["strict"], "chance": None} for key, one in figures.items()}  # type: ignore[dict-item]
+    comparison = Comparison({"a": {"protocol": "siim", "headline": headline, "figures": figures}})
+    overview = Overview(("a", "b"), {"siim": comparison}, [("b", "siim", "no masks")])
+    assert [row.published for row in overview.rows] == [{"a": 0.15, "b": None}, {"a": None, "b": None}]
+    page = overview.to_html()
+    assert page.count("as published 0.150") == 1
+    assert "or could not be measured (below)" in page
 
 
 def test_a_protocol_fits_its_own_corpora(bundle_url: str, tmp_path: Path) -> None:

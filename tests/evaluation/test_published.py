@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from rayzero.config import EvaluationConfig
 from rayzero.evaluation.benchmark import Benchmark, Measured, Target
 from rayzero.evaluation.metrics.bootstrap import Bootstrap
-from rayzero.evaluation.protocols import padchest, rad_chestct
+from rayzero.evaluation.protocols import padchest, rad_chestct, registry
 from rayzero.evaluation.protocols.registry import find_protocol, protocol_names
 from rayzero.evaluation.rankings import label_overlap
 from rayzero.evaluation.records import ImageScores
@@ -106,6 +107,16 @@ def test_the_figures_of_papers_are_those_of_their_tables() -> None:
     assert found == expected
 
 
+def test_the_readme_lists_every_protocol_and_which_papers_report_of() -> None:
+    readme = Path(registry.__file__).with_name("README.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in readme.splitlines() if line.startswith("| `")][1:]
+    found = {tuple(re.findall(r"`([^`]+)`", cells[0])): cells[3] for cells in rows}
+    assert sorted(name for names in found for name in names) == protocol_names()
+    for names, figures in found.items():
+        references = [find_protocol(name).benchmark for name in names]
+        assert (figures != "-") == any(one is not None and one.reference for one in references), names
+
+
 _FIVE = "Atelectasis, Cardiomegaly, Consolidation, Edema, Pleural Effusion"
 _CT_RATE = (
     "Medical material, Arterial wall calcification, Cardiomegaly, Pericardial effusion, Coronary artery wall "
@@ -198,12 +209,12 @@ def test_scores_of_the_long_tail_of_rad_chestct_have_its_67_columns(tmp_path: Pa
     assert result.headline()["rad-chestct-lt.macro_auroc"][0].value == 1.0
 
 
-def test_overlap_of_labels_asks_with_and_without_the_volume_itself() -> None:
+def test_overlap_of_labels_asks_with_the_volume_itself_and_without_its_study() -> None:
     rng = np.random.default_rng(1)
     classes = ("a", "b", "c")
-    labels = rng.random((12, 3)) < 0.5
-    labels[4] = False
-    ids = [f"v{number:02d}" for number in range(12)]
+    labels = (rng.random((6, 3)) < 0.5).repeat(2, axis=0)
+    labels[4:6] = False
+    ids = [f"v{number // 2:02d}" for number in range(12)]
     studies = {
         name: Study(
             study_id=name, patient_id=name, corpus="ct-rate", split="test",
@@ -214,8 +225,8 @@ def test_overlap_of_labels_asks_with_and_without_the_volume_itself() -> None:
     vectors = rng.normal(size=(12, 4)).astype(np.float32)
     none = np.zeros(0, dtype=np.float32)
     images = [
-        ImageScores(name, name, name, (), none, none, embedding=vector)
-        for name, vector in zip(ids, vectors, strict=True)
+        ImageScores(name, name, f"{name}-{number % 2}", (), none, none, embedding=vector)
+        for number, (name, vector) in enumerate(zip(ids, vectors, strict=True))
     ]
     measured = Measured(Scored(Truth(studies, "here"), images, ()), None, Bootstrap(ids, 20), None)
     figures = label_overlap(benchmark("ct-rate-retrieval"), measured, classes=classes, cutoffs=(2, 3, 50))
@@ -225,7 +236,7 @@ def test_overlap_of_labels_asks_with_and_without_the_volume_itself() -> None:
         for estimate, itself in ((figure.published, True), (figure.strict, False)):
             values = []
             for query in rows:
-                others = [row for row in rows if itself or row != query]
+                others = [row for row in rows if itself or ids[row] != ids[query]]
                 nearest = sorted(others, key=lambda row: -float(unit[row] @ unit[query]))[:cutoff]
                 values.append(
                     np.mean([(labels[r] & labels[query]).sum() / (labels[r] | labels[query]).sum() for r in nearest])

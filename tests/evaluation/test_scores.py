@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from jobs.command import main
 from jobs.evaluate import run
+from rayzero.config import EvaluationConfig
+from rayzero.evaluation.comparison import compare
 from rayzero.evaluation.errors import EvaluationError
+from rayzero.evaluation.metrics.operating import stratified_folds
 from rayzero.evaluation.prompts import expand, with_prompts, with_queries
 from rayzero.evaluation.protocols.ct_rate import LONG_TAIL
 from rayzero.evaluation.protocols.registry import find_protocol
-from rayzero.evaluation.scores import evaluate_scores, identify, patient_of
+from rayzero.evaluation.report import write_pages
+from rayzero.evaluation.scores import evaluate_scores, identify, patient_of, read_labels, read_table
 from rayzero.studies.corpora.ct_rate import LABELS
 
 # The published table of labels has its columns in this order, the published prompts in that of LONG_TAIL.
@@ -108,6 +113,75 @@ def test_prompts_number_the_columns(published: Published) -> None:
     )
 
 
+def test_tables_of_two_systems_are_compared_under_the_same_labels_alone(published: Published) -> None:
+    benchmark = find_protocol("ct-rate-lt").benchmark
+    assert benchmark is not None
+
+    def reported(name: str) -> str:
+        files = str(published.table), str(published.labels)
+        result = evaluate_scores(benchmark, *files, images=str(published.images), config=EvaluationConfig(bootstrap=0))
+        return write_pages(str(published.root / name), {"report.json": json.dumps(result.to_json())})
+
+    one = reported("one")
+    published.scores[:, 0] *= -1
+    published.write_scores(np.arange(80))
+    cells = compare({"one": one, "other": reported("other")}).rows["ct-rate-lt.macro_auroc"]
+    assert all(cells.values())
+    assert cells["other"] != cells["one"]
+    labels = list(csv.reader(published.labels.open()))
+    labels[1][1] = "0" if labels[1][1] == "1" else "1"
+    write(published.labels, labels[0], labels[1:])
+    with pytest.raises(EvaluationError, match=r"cannot be compared: lake\.fingerprint"):
+        compare({"one": one, "third": reported("third")})
+
+
+def test_probabilities_are_cut_on_the_grid_that_they_were_published_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    truth = rng.random(80) < 0.4
+    scores = np.round(np.clip(0.3 * truth + 0.7 * rng.random(80), 0, 1), 2)
+    names = [f"i{number}" for number in range(80)]
+    # An image without label counts for nothing.
+    rows = [[name, int(value)] for name, value in zip(names, truth, strict=True)]
+    write(tmp_path / "labels.csv", ["id", "Pneumonia"], [*rows, ["blank", ""]])
+    rows = [[name, value] for name, value in zip(names, scores, strict=True)]
+    write(tmp_path / "scores.csv", ["id", "Pneumonia"], [*rows, ["blank", 0.5]])
+    benchmark = find_protocol("rsna-alta").benchmark
+    assert benchmark is not None
+    result = evaluate_scores(
+        benchmark, str(tmp_path / "scores.csv"), str(tmp_path / "labels.csv"), config=EvaluationConfig(bootstrap=0)
+    )
+    expected = stratified_folds(scores, truth)
+    found = {one.key: one.published.value for one in result.figures if one.published and "folds" in one.key}
+    assert found == pytest.approx({f"folds_{name}": value for name, value in expected.items()}, abs=1e-12)
+    assert any("taken to be probabilities" in note for note in result.notes)
+
+
+def test_a_cell_without_label_is_no_negative(tmp_path: Path) -> None:
+    benchmark = find_protocol("rad-chestct").benchmark
+    assert benchmark is not None
+    assert not callable(benchmark.targets)
+    medical = next(one for one in benchmark.targets if len(one.sources) > 2)
+    rows = [["a", 1, ""], ["b", 0, ""], ["c", 0, -1], ["d", 0, 0], ["e", "", ""]]
+    two = replace(medical, labels=medical.sources[:2])
+    write(tmp_path / "labels.csv", ["id", *two.sources], rows)
+    found = read_labels(str(tmp_path / "labels.csv"), [two], blank=benchmark.blank_label)
+    assert {name: set(row.values()) for name, row in found.items()} == {
+        "a": {1}, "b": set(), "c": {-1}, "d": {0}, "e": set(),
+    }  # fmt: skip
+    # The table that a benchmark brings with it leaves its negatives blank.
+    table = find_protocol("ct-rate-lt").benchmark
+    assert table is not None
+    assert table.blank_label == 0
+
+
+def test_a_table_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes("id,Ödem\na,1\n".encode("utf-16"))
+    with pytest.raises(EvaluationError, match=r"labels.csv cannot be read"):
+        read_table(str(tmp_path / "labels.csv"))
+    write(tmp_path / "query.csv", ["Variable", "Text"], [["Edema", "Pulmonary\nedema."]])
+    assert read_table(str(tmp_path / "query.csv")).columns["Text"] == ["Pulmonary\nedema."]
+
+
 def test_what_does_not_belong_together_is_refused(published: Published, capsys: pytest.CaptureFixture[str]) -> None:
     def refusal(words: list[str]) -> str:
         with pytest.raises(SystemExit) as ended:
@@ -192,10 +266,16 @@ def test_a_grammar_of_prompts_is_every_combination(tmp_path: Path) -> None:
     (tmp_path / "prompts.json").write_text(json.dumps({**prompts, "Edema": grammar}))
     asked = with_prompts(benchmark, str(tmp_path / "prompts.json"))
     assert [len(one.prompts) for one in asked.targets] == [2, 2, 2, 8, 2]  # type: ignore[union-attr]
+    # The report names the file, and not a template that nothing was asked with.
+    assert "2 of Consolidation, 8 of Edema" in asked.quirks[-1]
+    assert asked._templates(asked.targets, EvaluationConfig()) == ()  # type: ignore[arg-type]
+    assert benchmark._templates(benchmark.targets, EvaluationConfig()) == ("There is {}",)  # type: ignore[arg-type]
     (tmp_path / "prompts.json").write_text(json.dumps({"Edema": grammar}))
     with pytest.raises(EvaluationError, match=r"those of Atelectasis, .* are needed"):
         with_prompts(benchmark, str(tmp_path / "prompts.json"))
     with pytest.raises(EvaluationError, match="a grammar has lists of severity, subtype, location alone"):
         expand({"place": ["left"]}, "x")
     write(tmp_path / "query.csv", ["Variable", "Text"], [["Edema", "Pulmonary edema."]])
-    assert with_queries(benchmark, str(tmp_path / "query.csv")).queries == (("Edema", "Pulmonary edema."),)
+    queried = with_queries(benchmark, str(tmp_path / "query.csv"))
+    assert queried.queries == (("Edema", "Pulmonary edema."),)
+    assert queried.quirks[-1] == f"Asked with the sentences of {tmp_path / 'query.csv'}."

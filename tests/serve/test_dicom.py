@@ -172,6 +172,16 @@ def test_a_report_holds_the_probabilities(http: TestClient, film: bytes) -> None
     assert [group.finding_type.meaning for group in groups] == PROMPTS
     values = [float(group.get_measurements()[0].value) for group in groups]
     assert values == pytest.approx([one["probability"] for one in answer["results"]], rel=1e-5)
+    for group, one in zip(groups, answer["results"], strict=True):
+        item = group.get_measurements()[0][0]
+        reach = {
+            part.ConceptNameCodeSequence[0].CodeMeaning[0]: float(part.MeasuredValueSequence[0].NumericValue)
+            for part in item.ContentSequence
+            if part.RelationshipType == "HAS PROPERTIES"
+        }
+        low, high = one["probability_interval"]
+        expected = {"+": high - one["probability"], "-": one["probability"] - low}
+        assert reach == pytest.approx(expected, abs=1e-6)
     source = pydicom.dcmread(io.BytesIO(film), stop_before_pixels=True)
     assert report.StudyInstanceUID == source.StudyInstanceUID
 

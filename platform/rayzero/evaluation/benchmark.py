@@ -7,6 +7,8 @@ thresholds from validation images or, where the lake has none, from other patien
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -119,6 +121,11 @@ class Benchmark:
             return self.columns
         return () if callable(self.targets) else tuple(one.name for one in self.targets)
 
+    @property
+    def blank_label(self) -> int | None:
+        """What an empty cell of a table of labels says: negative in a table of the benchmark's own, else nothing."""
+        return 0 if self.label_table else None
+
     def find_targets(self, truth: Truth) -> tuple[Target, ...]:
         """Its classes on the studies of ``truth``."""
         return self.targets(truth) if callable(self.targets) else self.targets
@@ -141,7 +148,8 @@ class Benchmark:
         scorer = scorer or InProcess(bundle, config.batch_size)
         splits = lake.splits if self.every_split and split == "test" else (split,)
         truth = read_truth(lake, *splits)
-        validated = self.tuned and VALIDATION in lake.splits and split != VALIDATION
+        # A table of labels that no lake has says nothing of validation images.
+        validated = self.tuned and not self.label_table and VALIDATION in lake.splits and VALIDATION not in splits
         tuning = read_truth(lake, VALIDATION) if validated else None
         targets = self.find_targets(truth)
         prompts = self._prompts(targets, config)
@@ -166,7 +174,8 @@ class Benchmark:
             validation,
             config,
             where=(lake.url, lake.fingerprint, " + ".join(splits)),
-            prompts=(config.prompt, *config.ensemble),
+            prompts=self._templates(targets, config),
+            labels=labels,
         )
 
     def result(
@@ -179,8 +188,12 @@ class Benchmark:
         where: tuple[str, str, str],
         prompts: tuple[str, ...],
         system: str = "",
+        labels: Mapping[str, Mapping[str, int]] | None = None,
     ) -> EvaluationResult:
-        """The figures of scored images; ``where`` is (lake, fingerprint, split), ``system`` a name without bundle."""
+        """The figures of scored images; ``where`` is (lake, fingerprint, split), ``system`` a name without bundle.
+
+        ``labels`` is the table that ``test`` was labelled by, if one was.
+        """
         bootstrap = Bootstrap(test.patients, config.bootstrap)
         groups = self.grouped(test) if self.grouped else {"classes": test.findings}
         classified = bool(test.findings) and not self.phrases
@@ -210,6 +223,7 @@ class Benchmark:
             grounding=sections.grounding(test, bootstrap, groups) if boxed else None,
             figures=tuple(figures),
             bootstrap_key=bootstrap.key,
+            labels="" if labels is None else label_digest(labels),
         )
 
     def _check(self, bundle: Bundle, lake: Lake) -> None:
@@ -235,6 +249,12 @@ class Benchmark:
         if self.opposed:
             asked += [(one.name, NEGATIVE_PROMPT.format(phrase)) for one in targets for phrase in one.asked]
         return tuple(asked)
+
+    def _templates(self, targets: Sequence[Target], config: EvaluationConfig) -> tuple[str, ...]:
+        """How findings are asked for; none where each class has sentences of its own, of which ``quirks`` tell."""
+        if any(one.prompts for one in targets):
+            return ()
+        return (config.prompt, *config.ensemble, *([NEGATIVE_PROMPT] if self.opposed else []))
 
     def assemble(
         self,
@@ -270,10 +290,16 @@ class Benchmark:
         notes = list(self.quirks)
         if self.tuned and validation is None:
             notes.append(
-                "There are no validation images: strict thresholds are chosen on nine tenths of the patients for the "
-                "tenth that they judge."
+                "There are no validation images beside those that are measured: strict thresholds are chosen on nine "
+                "tenths of the patients for the tenth that they judge."
             )
         return notes
+
+
+def label_digest(labels: Mapping[str, Mapping[str, int]]) -> str:
+    """SHA-256 of a table of labels, whatever the order of its rows and columns."""
+    rows = {name: dict(row) for name, row in labels.items()}
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def _by_study(images: Sequence[ImageScores], *, first: bool) -> list[ImageScores]:

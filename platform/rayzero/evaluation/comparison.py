@@ -19,7 +19,7 @@ from rayzero.evaluation.report import headline_name, page_environment, write_pag
 from rayzero.storage import open_url
 
 # What makes studies, tasks and intervals the same.
-_SHARED = ("protocol", "lake.fingerprint", "lake.split", "bootstrap")
+_SHARED = ("protocol", "lake.fingerprint", "lake.split", "lake.labels", "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def _read_replicates(url: str) -> dict[str, Any]:
 def _at(report: Mapping[str, Any], dotted: str) -> Any:
     value: Any = report
     for key in dotted.split("."):
-        value = value[key]
+        # Reports of earlier versions name no table of labels.
+        value = value.get(key, "")
     return value
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rayzero.alignment.base import ImageFeatures, TextFeatures
+from rayzero.alignment.base import ImageFeatures
+from rayzero.alignment.encoded import EncodedTexts, encode_texts
 from rayzero.bundle import AnyGeometry, Bundle, load_bundle
 from rayzero.config import Config
 from rayzero.evaluation.errors import EvaluationError
@@ -30,8 +31,6 @@ from rayzero.studies.lake import Lake, RowGroup, read_row_group
 from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
 from rayzero.studies.study import Image, Region, Study
 
-# Texts encoded at a time: sentences of a large test set number tens of thousands.
-_TEXT_BATCH = 256
 _COLUMNS = ("images", "regions", "prior_study_id")
 
 
@@ -121,10 +120,10 @@ class GroupScorer:
         self._column: dict[str, int] = {}
         for (finding, _), start in zip(task.prompts, self._phrased.starts, strict=True):
             self._column.setdefault(finding, int(start))
-        self._prompts = _encode(bundle, self._phrased.sentences)
+        self._prompts = encode_texts(bundle.encode_prompts, self._phrased.sentences)
         self._phrase = {phrase: place for place, phrase in enumerate(task.phrases)}
-        self._phrases = _encode(bundle, task.phrases)
-        self._sentences = _encode(bundle, task.sentences)
+        self._phrases = encode_texts(bundle.encode_prompts, task.phrases)
+        self._sentences = encode_texts(bundle.encode_prompts, task.sentences)
 
     def records(self, group: RowGroup) -> list[ImageScores]:
         """``score``, or what is kept of it from before an interruption."""
@@ -183,9 +182,8 @@ class GroupScorer:
         pixels, geometry = self.bundle.prepare(image)
         return pixels, [], geometry
 
-    def _logits(self, features: ImageFeatures, texts: Sequence[TextFeatures]) -> Float32:
-        parts = [self.bundle.score(features, part) for part in texts]
-        return np.concatenate(parts, axis=1) if parts else np.zeros((len(features.pooled), 0), dtype=np.float32)
+    def _logits(self, features: ImageFeatures, texts: EncodedTexts) -> Float32:
+        return texts.logits(lambda part: self.bundle.score(features, part), len(features.pooled))
 
     def _localise(
         self, features: ImageFeatures, study: Study, image: Image, geometry: AnyGeometry, example: bool
@@ -218,9 +216,8 @@ class GroupScorer:
         maps = (geometry.restore(np.ascontiguousarray(grid, dtype=np.float32)) for grid in grids)
         return assign(maps, {place: np.logical_or.reduce(masks) for place, masks in found.items()}, image.shape)
 
-    def _map(self, features: ImageFeatures, texts: Sequence[TextFeatures], place: int) -> Float32:
-        part, row = divmod(place, _TEXT_BATCH)
-        grid: Float32 = self.bundle.similarity_map(features, texts[part].rows(slice(row, row + 1)))[0, 0]
+    def _map(self, features: ImageFeatures, texts: EncodedTexts, place: int) -> Float32:
+        grid: Float32 = self.bundle.similarity_map(features, texts.one(place))[0, 0]
         return grid
 
 
@@ -298,10 +295,6 @@ def _compare(
     # The slice where the finding is largest, or where the map points.
     section = peak[2] if union is None else int(union.sum(axis=(1, 2)).argmax())
     return replace(found, grid=values[section].copy(), section=section, picture=section_picture(image.array(), section))
-
-
-def _encode(bundle: Bundle, texts: Sequence[str]) -> list[TextFeatures]:
-    return [bundle.encode_prompts(part) for part in _chunks(texts, _TEXT_BATCH)]
 
 
 def _ordered(records: Iterable[ImageScores], lake: Lake, split: str, task: Task) -> list[ImageScores]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import pyarrow.parquet as pq
 
 from rayzero.config import Config
-from rayzero.evaluation.records import ImageScores, Task, from_table, to_table
+from rayzero.evaluation.records import SCHEMA, ImageScores, Task, from_table, to_table
 from rayzero.storage import open_url
 from rayzero.studies.lake import RowGroup, replace_file
 
@@ -20,8 +20,8 @@ from rayzero.studies.lake import RowGroup, replace_file
 class Kept:
     """Files in the folder ``url``, one per row group. ``model`` identifies the weights that made them.
 
-    A file is found again only for the same weights, settings, task and row group; a lake that was written again has
-    other row groups.
+    A file is found again only for the same weights, settings, task, row group and columns; a lake that was written
+    again has other row groups.
     """
 
     url: str
@@ -45,6 +45,6 @@ class Kept:
         settings = config.model_dump(mode="json", include={"system", "data", "vision", "text", "model", "evaluation"})
         # Neither changes a score.
         settings["evaluation"] = {k: v for k, v in settings["evaluation"].items() if k not in ("bootstrap", "overlays")}
-        facts = [self.model, group.path, group.index, asked, settings]
+        facts = [self.model, group.path, group.index, asked, settings, SCHEMA.to_string()]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return f"{self.url.rstrip('/')}/{digest[:32]}.parquet"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from scipy.special import expit
 
 from rayzero.evaluation.benchmark import Benchmark, Measured
 from rayzero.evaluation.errors import EvaluationError
@@ -153,8 +154,10 @@ def accuracy(benchmark: Benchmark, measured: Measured) -> list[Figure]:
 def folds(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     """ALTA's accuracy and F1 on RSNA: thresholds of ten stratified folds of the test images."""
     test = measured.test
-    scores, truth = test.logits[:, 0], test.labels[:, 0] == 1
-    probability = 1 / (1 + np.exp(-scores))
+    known = test.labels[:, 0] != MASKED
+    truth = test.labels[known, 0] == 1
+    # Digits that the way through logits may have changed must not move a probability off the grid of thresholds.
+    probability = np.round(expit(test.logits[known, 0]), 12)
     try:
         found = operating.stratified_folds(probability, truth)
     except ValueError as error:
@@ -203,7 +206,8 @@ def phrase_overlap(benchmark: Benchmark, measured: Measured) -> list[Figure]:
     if not signed:
         raise EvaluationError(f"{test.truth.where} has no phrases with boxes; ingest MS-CXR with its table")
     absolute = {name: ([abs(v) for v in values], owners) for name, (values, owners) in signed.items()}
-    auroc, bound = dice.pixel_auroc(pixels)
+    area, bound = dice.pixel_auroc(pixels)
+    auroc = point(area, len(pixels))
     union = "one mask per image and phrase"
     each, wide = _pooled(overlap, measured.bootstrap), _macro(overlap, measured.bootstrap)
     steps = "sigmoid of the map above 0.1, 0.2, ..., 0.5, mean of the five"
@@ -213,7 +217,7 @@ def phrase_overlap(benchmark: Benchmark, measured: Measured) -> list[Figure]:
         Figure("signed_cnr", "CNR, signed", None, _pooled(signed, measured.bootstrap), union, chance=0.0),
         Figure("miou", "mIoU", each, each, steps),
         Figure("macro_miou", "mIoU, mean of categories", wide, wide, steps),
-        Figure("pixel_auroc", "Pixel AUROC in boxes", point(auroc, len(pixels)), None, _bin(bound), chance=0.5),
+        Figure("pixel_auroc", "Pixel AUROC in boxes", auroc, auroc, _bin(bound), chance=0.5),
     ]
     return referenced(benchmark, figures)
 
@@ -254,8 +258,9 @@ def segmentation(benchmark: Benchmark, measured: Measured) -> list[Figure]:
             Figure("specificity", "Specificity: no pixel above", measured.bootstrap.mean(empty.astype(float), patients),
                    measured.bootstrap.mean(kept.astype(float), patients), rule)
         )  # fmt: skip
-    auroc, bound = dice.pixel_auroc(one for one, _ in found)
-    figures.append(Figure("pixel_auroc", "Pixel AUROC", point(auroc, len(found)), None, _bin(bound), chance=0.5))
+    area, bound = dice.pixel_auroc(one for one, _ in found)
+    auroc = point(area, len(found))
+    figures.append(Figure("pixel_auroc", "Pixel AUROC", auroc, auroc, _bin(bound), chance=0.5))
     return referenced(benchmark, figures)
 
 
@@ -331,12 +336,12 @@ def _segmented(scored: Scored) -> list[tuple[dice.Histograms, str]]:
 
 
 def _crossed_columns(curves: Float, owners: Sequence[str]) -> dict[int, int]:
-    """The best column for each tenth of the patients, by the curves (n, K) of the others."""
+    """The best column for each tenth of the patients, by the curves (n, K) of the others; without any, logit 0."""
     tenths = np.array([operating.fold_of(owner) for owner in owners])
     columns = {}
     for fold in range(10):
         others = curves[tenths != fold]
-        columns[fold] = dice.best_threshold((others if len(others) else curves).mean(axis=0))
+        columns[fold] = dice.best_threshold(others.mean(axis=0)) if len(others) else dice.UNTAUGHT
     return columns
 
 

@@ -12,11 +12,15 @@ from rayzero.evaluation.report import headline_name, page_environment
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of a protocol, strict: a cell per system, None where it has none; and what papers report of it."""
+    """One figure of a protocol: a cell per system, None where it has none; and what papers report of it.
+
+    A cell is strict. ``published`` is the same system's value by the definition of papers, where that is another.
+    """
 
     protocol: str
     name: str
     cells: Mapping[str, Mapping[str, Any] | None]
+    published: Mapping[str, float | None]
     reported: Mapping[str, float]
 
 
@@ -42,7 +46,8 @@ class Overview:
             for name in chosen:
                 cells = {label: comparison.rows[name].get(label) for label in self.labels}
                 text = headline_name(name, comparison.names)
-                found.append(Row(protocol, text, cells, references.get(name, {})))
+                published = {label: _published(comparison, name, label, cells[label]) for label in self.labels}
+                found.append(Row(protocol, text, cells, published, references.get(name, {})))
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -67,3 +72,12 @@ class Overview:
     def to_html(self) -> str:
         """One page without external assets; it links to a page of each protocol."""
         return page_environment().get_template("overview.html").render(overview=self, chance_range=chance_range)
+
+
+def _published(comparison: Comparison, name: str, label: str, cell: Mapping[str, Any] | None) -> float | None:
+    """The value of a figure by the papers' definition, None where it is that of ``cell`` or there is none."""
+    figures = comparison.reports.get(label, {}).get("figures", {})
+    estimate = figures.get(name.partition(".")[2], {}).get("published")
+    if cell is None or estimate is None or estimate["value"] is None or estimate["value"] == cell["value"]:
+        return None
+    return float(estimate["value"])

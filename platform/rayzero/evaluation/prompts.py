@@ -30,7 +30,10 @@ def with_prompts(benchmark: Benchmark, url: str) -> Benchmark:
         found = ", ".join(values) if isinstance(values, dict) else type(values).__name__
         raise EvaluationError(f"{url} has prompts of {found}; those of {', '.join(names)} are needed")
     targets = tuple(replace(one, prompts=expand(values[one.name], f"{url}, {one.name}")) for one in benchmark.targets)
-    return replace(benchmark, targets=targets)
+    counts = ", ".join(f"{len(one.prompts)} of {one.name}" for one in targets)
+    return replace(
+        benchmark, targets=targets, quirks=(*benchmark.quirks, f"Asked with the prompts of {url}: {counts}.")
+    )
 
 
 def expand(value: Any, where: str) -> tuple[str, ...]:
@@ -54,4 +57,6 @@ def with_queries(benchmark: Benchmark, url: str) -> Benchmark:
     columns = read_table(url).columns
     if not {"Variable", "Text"} <= set(columns):
         raise EvaluationError(f"{url} lacks the columns Variable and Text; it has: {', '.join(columns)}")
-    return replace(benchmark, queries=tuple(zip(columns["Variable"], columns["Text"], strict=True)))
+    queries = tuple(zip(columns["Variable"], columns["Text"], strict=True))
+    told = f"Asked with the sentences of {url}."
+    return replace(benchmark, queries=queries, quirks=(*benchmark.quirks, told))

@@ -82,17 +82,20 @@ def label_overlap(
 ) -> list[Figure]:
     """Shared over joint labels of volumes and of their K nearest by their own vectors, which CT-CLIP calls MAP@K.
 
-    As published a volume is its own first candidate; the strict figure leaves it out. Volumes without any of
-    ``classes`` neither ask nor answer.
+    As published a volume is its own first candidate; the strict figure leaves out all of its study, whose other
+    reconstructions show the same and have the same labels. Volumes without any of ``classes`` neither ask nor answer.
     """
     test = measured.test
     vectors = _unit_vectors(test.images)
     labels = test.truth.labels([one.study_id for one in test.images], classes) == 1
     asked = np.flatnonzero(labels.any(axis=1))
     similarity, labels = vectors[asked] @ vectors[asked].T, labels[asked]
-    apart = similarity.copy()
-    np.fill_diagonal(apart, -np.inf)
-    usable = [cutoff for cutoff in cutoffs if cutoff < len(asked)]
+    if not len(asked):
+        return []
+    studies = np.array([test.images[int(row)].study_id for row in asked])
+    own = studies[:, None] == studies[None, :]
+    apart = np.where(own, -np.inf, similarity)
+    usable = [cutoff for cutoff in cutoffs if cutoff <= (~own).sum(axis=1).min()]
     if not usable:
         return []
     owners = [test.patients[row] for row in asked]
@@ -101,7 +104,7 @@ def label_overlap(
         Figure(
             f"label_overlap_at_{cutoff}", f"Overlap of labels among {cutoff} nearest volumes",
             measured.bootstrap.mean(published[:, place], owners), measured.bootstrap.mean(strict[:, place], owners),
-            "published: the volume itself is the first of them; strict: it is not",
+            "published: the volume itself is the first of them; strict: nothing of its own study is",
         )
         for place, cutoff in enumerate(usable)
     ]  # fmt: skip

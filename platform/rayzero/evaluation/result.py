@@ -81,13 +81,15 @@ class EvaluationResult:
     progression: Progression | None = None
     figures: tuple[Figure, ...] = ()
     bootstrap_key: str = ""
+    labels: str = ""
+    """Digest of the table of labels in place of the lake's own; empty without one."""
 
     def to_json(self) -> dict[str, Any]:
         """Every figure as {"value", "low", "high", "n"}, nested by section; undefined numbers are null."""
         out: dict[str, Any] = {
             "protocol": self.protocol,
             "system": self.system,
-            "lake": {"url": self.lake, "fingerprint": self.fingerprint, "split": self.split},
+            "lake": {"url": self.lake, "fingerprint": self.fingerprint, "split": self.split, "labels": self.labels},
             "prompts": list(self.prompts),
             "counts": dict(self.counts),
             "bootstrap": {"replicates": self.replicates, "confidence": CONFIDENCE, "unit": "patient"},

@@ -8,7 +8,7 @@ enough patients have several images, an order in which they are not is refused.
 from __future__ import annotations
 
 import csv
-import hashlib
+import io
 import itertools
 import json
 import re
@@ -19,10 +19,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from rayzero.config import EvaluationConfig
 from rayzero.evaluation import measures
-from rayzero.evaluation.benchmark import Benchmark, Target
+from rayzero.evaluation.benchmark import Benchmark, Target, label_digest
 from rayzero.evaluation.errors import EvaluationError
 from rayzero.evaluation.metrics.bootstrap import Float
 from rayzero.evaluation.records import ImageScores
@@ -40,6 +41,8 @@ _LABELS = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1, "true": 1, 
 _PAIRS = 10
 _PERMUTATIONS = 200
 _LEVEL = 0.05
+# A probability of 0 or 1 as a logit that is finite.
+_CERTAIN = 1e-15
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,6 @@ class Table:
     where: str
     ids: list[str] | None
     columns: dict[str, list[str]]
-    digest: str
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), self.ids or []))
@@ -59,10 +61,11 @@ def read_table(url: str) -> Table:
     """The CSV file at ``url``. Raises EvaluationError when it is missing, ragged, or has an id twice."""
     fs, path = open_url(url)
     try:
-        data: bytes = fs.cat_file(path)
-    except OSError as error:
+        text = fs.cat_file(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{url} cannot be read: {error}") from None
-    rows = [row for row in csv.reader(data.decode("utf-8-sig").splitlines()) if row]
+    # Not splitlines(): a sentence within quotes may hold the end of a line.
+    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     if len(rows) < 2:
         raise EvaluationError(f"{url} has no rows below its header")
     header = [cell.strip() for cell in rows[0]]
@@ -77,7 +80,7 @@ def read_table(url: str) -> Table:
     if ids and len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise EvaluationError(f"{url} lists {twice!r} more than once")
-    return Table(url, ids, columns, hashlib.sha256(data).hexdigest())
+    return Table(url, ids, columns)
 
 
 def identify(name: str) -> str:
@@ -121,11 +124,17 @@ def read_labels(url: str, targets: Sequence[Target], *, blank: int | None = None
         for row, name in enumerate(table.ids):
             cells = [columns[_plain(source)][row] for source in sources]
             values = [_label(cell, blank, f"{url}, row {row + 1}, {target.name}") for cell in cells]
-            known = [value for value in values if value is not None]
-            if known:
-                for source in target.sources:
-                    found[name][source] = max(known)
+            value = _any_of(values)
+            if value is not None:
+                found[name] |= dict.fromkeys(target.sources, value)
     return found
+
+
+def _any_of(values: Sequence[int | None]) -> int | None:
+    """1 where any is, 0 where all are, -1 where one is and the others are 0; None where a value is not known."""
+    if 1 in values:
+        return 1
+    return None if None in values else -1 if -1 in values else 0
 
 
 def evaluate_scores(
@@ -151,7 +160,7 @@ def evaluate_scores(
     targets = benchmark.targets
     table = read_table(scores)
     ids, notes = _rows(table, images)
-    truth = read_labels(labels, targets, blank=0 if benchmark.label_table else None)
+    truth = read_labels(labels, targets, blank=benchmark.blank_label)
     absent = [name for name in ids if name not in truth]
     unscored = truth.keys() - set(ids)
     if absent or unscored:
@@ -161,6 +170,9 @@ def evaluate_scores(
             f"{len(unscored)} labelled ones no score, such as {example!r}"
         )
     values = _values(table, _names(table, benchmark, prompts), targets)
+    if measures.folds in map(_function, kept) and (np.abs(values - 0.5) <= 0.5).all():
+        values = logit(np.clip(values, _CERTAIN, 1 - _CERTAIN))
+        notes.append("All scores lie between 0 and 1: they are taken to be probabilities, and not logits.")
     patients = [patient_of(name) for name in ids]
     if images is not None and table.ids is None:
         notes.append(_check_order(values, patients, scores, images))
@@ -175,8 +187,9 @@ def evaluate_scores(
     asked = [(one.name, phrase) for one in targets for phrase in one.asked]
     narrowed = replace(benchmark, measures=kept, opposed=False, unit="image", quirks=(*benchmark.quirks, *notes))
     scored = narrowed.assemble(Truth(studies, labels), rows, targets, asked, None)
-    where = scores, table.digest, "scores"
-    return narrowed.result(None, scored, None, config, where=where, prompts=(), system=system)
+    # What two tables of scores have in common is the truth that they are judged by.
+    where = labels, label_digest(truth), "scores"
+    return narrowed.result(None, scored, None, config, where=where, prompts=(), system=system, labels=truth)
 
 
 def _rows(table: Table, images: str | None) -> tuple[list[str], list[str]]:

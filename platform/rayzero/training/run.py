@@ -35,7 +35,7 @@ from rayzero.training.owner import owned
 from rayzero.training.room import find_room
 from rayzero.training.run_storage import train_storage
 from rayzero.training.timeline import Timeline
-from rayzero.training.truth import read_truth
+from rayzero.training.validation_images import read_validation_images
 from rayzero.training.zero_shot import why_absent
 
 # How a run is carried out, not what it computes: what may differ when it is continued.
@@ -225,7 +225,7 @@ def check_monitor(config: Config, lake: Lake) -> None:
 
 def absent_figure(figure: str, config: Config, lake: Lake) -> str | None:
     """Why validation on ``lake`` cannot give the zero-shot ``figure``, and the remedy; None where it can."""
-    return why_absent(figure, read_truth(lake.row_groups(["validation"]), config.data), config)
+    return why_absent(figure, read_validation_images(lake.row_groups(["validation"]), config.data), config)
 
 
 def _check_same_run(config: Config, lake: Lake) -> None:

@@ -14,7 +14,7 @@ from rayzero.studies.lake import RowGroup
 from rayzero.studies.loading import Source, read_examples
 from rayzero.training import zero_shot
 from rayzero.training.batches import collate
-from rayzero.training.truth import read_truth
+from rayzero.training.validation_images import read_validation_images
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def validate(
     mine = source.row_groups[rank::world_size]
     figures: dict[str, float] = {}
     if isinstance(model, AlignmentModel):
-        truth = read_truth(source.studies or source.row_groups, source.data)
+        truth = read_validation_images(source.studies or source.row_groups, source.data)
         with autocast(model, config):
             asked = zero_shot.ZeroShot(model, source, truth, config)
             scored = [one for group in mine for one in asked.score(group)]

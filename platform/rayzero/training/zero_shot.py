@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rayzero.alignment.base import AlignmentModel, ImageFeatures, TextFeatures
+from rayzero.alignment.base import AlignmentModel, ImageFeatures
+from rayzero.alignment.encoded import EncodedTexts, encode_texts
 from rayzero.config import Config
 from rayzero.metrics.grounding import first_peak, pointing_hit
 from rayzero.metrics.retrieval import CUTOFFS, build_gallery, instance_ranks, recall_hits
@@ -25,17 +26,15 @@ from rayzero.studies.examples import geometry_of, stacked
 from rayzero.studies.lake import RowGroup
 from rayzero.studies.loading import Source, read_examples
 from rayzero.training.errors import TrainingError
-from rayzero.training.truth import Key, Known, Truth
+from rayzero.training.validation_images import Key, Known, ValidationImages
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 
 FIGURES = ("macro_auroc", "pointing_accuracy", *(f"report_recall_at_{cutoff}" for cutoff in CUTOFFS))
-# Texts encoded at a time.
-_TEXT_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredImage:
     """One image: logits of the findings (F,), whether the map of each marked one points at it, and of a study of the
     gallery the logits of the gallery's sentences (S,)."""
 
@@ -48,14 +47,15 @@ class Scored:
 class ZeroShot:
     """A model with the texts of a split encoded, ready to score its row groups on this process."""
 
-    def __init__(self, model: AlignmentModel, source: Source, truth: Truth, config: Config) -> None:
+    def __init__(self, model: AlignmentModel, source: Source, truth: ValidationImages, config: Config) -> None:
         self._model, self._source, self._truth, self._config = model, source, truth, config
         self._gallery = frozenset(truth.gallery(config.training.retrieval_studies))
         self._column = {name: column for column, name in enumerate(truth.findings)}
-        self._prompts = self._encode([config.evaluation.prompt.replace("{}", name) for name in truth.findings])
-        self._sentences = self._encode(_sentences(truth, sorted(self._gallery)))
+        prompts = [config.evaluation.prompt.replace("{}", name) for name in truth.findings]
+        self._prompts = encode_texts(model.encode_prompts, prompts)
+        self._sentences = encode_texts(model.encode_prompts, _sentences(truth, sorted(self._gallery)))
 
-    def score(self, group: RowGroup) -> Iterator[Scored]:
+    def score(self, group: RowGroup) -> Iterator[ScoredImage]:
         """The images of one row group. Raises TrainingError for a logit that is not finite."""
         examples = read_examples(self._source, group)
         keys = list(zip(*(examples.column(name).to_pylist() for name in ("study_id", "image_id")), strict=True))
@@ -68,7 +68,7 @@ class ZeroShot:
             views = present[rows].to(device) if present.shape[1] else None
             yield from self._score(self._model.encode_image(**given, present=views), [keys[row] for row in rows])
 
-    def _score(self, features: ImageFeatures, keys: Sequence[Key]) -> Iterator[Scored]:
+    def _score(self, features: ImageFeatures, keys: Sequence[Key]) -> Iterator[ScoredImage]:
         gone = next((key for key in keys if key not in self._truth.images), None)
         if gone is not None:
             raise LakeError(
@@ -83,7 +83,7 @@ class ZeroShot:
         for row, key in enumerate(keys):
             if not (np.isfinite(logits[row]).all() and np.isfinite(said_by.get(row, 0.0)).all()):
                 raise TrainingError(f"the model gave a logit that is not finite for validation image {key[1]}")
-            yield Scored(key, logits[row], hits.get(row, {}), said_by.get(row))
+            yield ScoredImage(key, logits[row], hits.get(row, {}), said_by.get(row))
 
     def _hits(self, features: ImageFeatures, keys: Sequence[Key], known: Sequence[Known]) -> dict[int, dict[str, bool]]:
         """By row: whether the peak of each marked finding's map, at the image's own size, is in its region."""
@@ -93,8 +93,7 @@ class ZeroShot:
         marked = features.rows(torch.tensor(rows))
         maps: dict[str, Float32] = {}
         for name in sorted({name for row in rows for name in known[row].marked}):
-            part, place = divmod(self._column[name], _TEXT_BATCH)
-            text = self._prompts[part].rows(slice(place, place + 1))
+            text = self._prompts.one(self._column[name])
             maps[name] = self._model.similarity_map(marked, text)[:, 0].float().cpu().numpy()
         return {
             row: {name: self._points(maps[name][index], known[row], name, keys[row]) for name in known[row].marked}
@@ -115,16 +114,11 @@ class ZeroShot:
         assert hit is not None
         return hit
 
-    def _encode(self, texts: Sequence[str]) -> list[TextFeatures]:
-        starts = range(0, len(texts), _TEXT_BATCH)
-        return [self._model.encode_prompts([*texts[start : start + _TEXT_BATCH]]) for start in starts]
-
-    def _logits(self, features: ImageFeatures, texts: Sequence[TextFeatures]) -> Float32:
-        parts = [self._model.score(features, part).float().cpu().numpy() for part in texts]
-        return np.concatenate(parts, axis=1) if parts else np.zeros((len(features.pooled), 0), dtype=np.float32)
+    def _logits(self, features: ImageFeatures, texts: EncodedTexts) -> Float32:
+        return texts.logits(lambda part: self._model.score(features, part).float().cpu().numpy(), len(features.pooled))
 
 
-def figures(scored: Sequence[Scored], truth: Truth, config: Config) -> dict[str, float]:
+def figures(scored: Sequence[ScoredImage], truth: ValidationImages, config: Config) -> dict[str, float]:
     """``validation/...`` of all images of the split, in any order.
 
     ``macro_auroc`` is over findings with both classes, which ``findings`` counts; not a number where there is none.
@@ -153,7 +147,7 @@ def figures(scored: Sequence[Scored], truth: Truth, config: Config) -> dict[str,
     return {f"validation/{name}": float(value) for name, value in found.items()}
 
 
-def why_absent(figure: str, truth: Truth, config: Config) -> str | None:
+def why_absent(figure: str, truth: ValidationImages, config: Config) -> str | None:
     """Why validation on ``truth`` cannot give ``figure``, one of ``FIGURES``, and the remedy; None where it can."""
     if figure == "macro_auroc":
         problem = (
@@ -175,11 +169,11 @@ def why_absent(figure: str, truth: Truth, config: Config) -> str | None:
     )
 
 
-def _sentences(truth: Truth, keys: Sequence[Key]) -> list[str]:
+def _sentences(truth: ValidationImages, keys: Sequence[Key]) -> list[str]:
     return sorted({text for key in keys for text in truth.images[key].report})
 
 
-def _auroc(scored: Sequence[Scored], truth: Truth) -> dict[str, float]:
+def _auroc(scored: Sequence[ScoredImage], truth: ValidationImages) -> dict[str, float]:
     right: dict[str, list[int]] = {}
     score: dict[str, list[float]] = {}
     for one in scored:

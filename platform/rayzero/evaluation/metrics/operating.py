@@ -47,15 +47,18 @@ def choose_threshold(scores: Float, truth: Truth, criterion: Criterion) -> float
 def cross_fitted(scores: Float, truth: Truth, patients: Sequence[str], criterion: Criterion) -> Truth:
     """Answers (n,): each tenth of the patients by the threshold that is best on the other nine.
 
-    A patient's tenth follows from a hash of the id. Where the others have one label only, all images choose.
+    A patient's tenth follows from a hash of the id. Where the others have one label only, that is the answer, and no
+    without any others: what they do not teach must not come from the patients who are judged.
     """
     folds = np.array([fold_of(name) for name in patients])
     answers = np.zeros(len(scores), dtype=bool)
     for fold in range(_FOLDS):
         here = folds == fold
-        others = ~here if truth[~here].any() and not truth[~here].all() else np.ones(len(scores), dtype=bool)
-        if here.any():
-            answers[here] = scores[here] >= choose_threshold(scores[others], truth[others], criterion)
+        taught = truth[~here]
+        if taught.any() and not taught.all():
+            answers[here] = scores[here] >= choose_threshold(scores[~here], taught, criterion)
+        else:
+            answers[here] = taught.any()
     return answers
 
 

@@ -23,6 +23,9 @@ THRESHOLDS: Float32 = np.sinh(np.linspace(-4.0, 4.0, 401)).astype(np.float32)
 """Candidate thresholds (K,), logits: 0.02 apart around 0 and 2 % apart towards +-27, so that maps of any system's
 scale are resolved. Counts are exact at these values (strictly greater), not between them."""
 
+UNTAUGHT = int(np.argmin(np.abs(THRESHOLDS)))
+"""The column of logit 0, where a sigmoid is one half: the threshold that nobody chose."""
+
 PROBABILITIES: Float = np.linspace(0.0, 1.0, 101)
 """The published grid of thresholds (P,) on the sigmoid of a map."""
 

@@ -87,7 +87,8 @@ publish(
         quirks=(
             "Published recall counts 3,039 volumes; here the reconstructions of one scan are one study.",
             "Overlap of labels is CT-CLIP's MAP@K with a sum of its own for each K: in the published code that of 5 "
-            "runs on into 10 and 50. A volume is among its own candidates there, and not in the strict figure.",
+            "runs on into 10 and 50. A volume is among its own candidates there; the strict figure leaves out all "
+            "reconstructions of its scan.",
         ),
     )
 )  # fmt: skip

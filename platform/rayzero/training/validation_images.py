@@ -44,7 +44,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Truth:
+class ValidationImages:
     """The images of a split that give examples."""
 
     images: Mapping[Key, Known]
@@ -74,13 +74,13 @@ class Truth:
         return [first[name] for name in sorted(drawn)]
 
 
-def read_truth(groups: Sequence[RowGroup], data: DataConfig) -> Truth:
+def read_validation_images(groups: Sequence[RowGroup], data: DataConfig) -> ValidationImages:
     """The truth of a lake's row groups ``groups``, read once by each process."""
     return _read(tuple(groups), admitted_views(data))
 
 
 @lru_cache(maxsize=1)
-def _read(groups: tuple[RowGroup, ...], views: tuple[View, ...]) -> Truth:
+def _read(groups: tuple[RowGroup, ...], views: tuple[View, ...]) -> ValidationImages:
     images: dict[Key, Known] = {}
     for group in groups:
         table = read_parquet_group(group, [*_STUDY, "sentences", "labels", *_IMAGE])
@@ -97,7 +97,7 @@ def _read(groups: tuple[RowGroup, ...], views: tuple[View, ...]) -> Truth:
                     _row=table.select(_STUDY).slice(place, 1),
                     _image_id=image["image_id"],
                 )
-    return Truth(images)
+    return ValidationImages(images)
 
 
 def _placed(study: Study, image_id: str) -> list[Region]:
