@@ -46,7 +46,7 @@ def model(engine: Engine) -> LocalClient:
 @pytest.fixture
 def http(model: LocalClient, examples_folder: str, reader: Sandbox) -> Iterator[TestClient]:
     service = Service([model], ExampleSet.load(examples_folder), LIMITS, reader=reader)
-    with TestClient(create_api(service, token=None), raise_server_exceptions=False) as client:
+    with TestClient(create_api(service, token=None)) as client:
         yield client
 
 
@@ -187,12 +187,20 @@ def test_an_image_beyond_the_pixel_limit(model: LocalClient, reader: Sandbox) ->
         assert ask(client, png())["type"].endswith("image-too-large")
 
 
-def test_a_failure_shows_an_incident_and_nothing_else(http: TestClient, model: LocalClient) -> None:
+def test_a_failure_shows_an_incident_and_nothing_else(
+    http: TestClient, model: LocalClient, caplog: pytest.LogCaptureFixture
+) -> None:
     model.failure = RuntimeError("/secret/path")
-    answer = ask(http, png())
+    with caplog.at_level(logging.INFO, logger="ray.serve"):
+        logging.getLogger("ray.serve").addHandler(caplog.handler)
+        answer = ask(http, png())
+        logging.getLogger("ray.serve").removeHandler(caplog.handler)
     assert answer["http_status"] == 500
     assert "incident" in answer["detail"]
-    assert "secret" not in str(answer)
+    # The log tells where, not what: that may be a header's value.
+    assert "RuntimeError" in caplog.text
+    assert "serve/service.py" in caplog.text
+    assert "secret" not in str(answer) + caplog.text
     model.failure = Problem(503, "model-unavailable", "Try again.", retry_after_s=2)
     response = http.post("/v1/query", files={"file": png()}, data={"prompts": "nodule"})
     assert response.status_code == 503
