@@ -177,7 +177,8 @@ def failure(error: Exception) -> Problem:
     The log has the types of the errors and where they were raised, not their texts: those may repeat a header's value.
     """
     incident = uuid.uuid4().hex[:12]
-    raised, told = [], ""
+    told = ""
+    raised: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in raised:
         raised.append(cause)

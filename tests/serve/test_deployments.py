@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,12 +57,13 @@ def test_a_model_that_makes_room_answers_what_it_was_asked_and_is_gone(
 
 def test_a_change_of_settings_that_is_wrong_leaves_those_that_hold(caplog: pytest.LogCaptureFixture) -> None:
     live, models = Live(), ["radzero", "rare"]
+    wrong: list[dict[str, Any]] = [{"thresholds": {"rare": 1.5}}, {"threshold": {}}, {"thresholds": {"other": 0.2}}]
     with pytest.raises(ConfigError, match="no model 'radzro'; did you mean 'radzero'"):
         live.reload({"thresholds": {"radzro": 0.3}}, models)
     live.reload({"thresholds": {"rare": 0.3}}, models)
     logging.getLogger("ray.serve").addHandler(caplog.handler)
-    for wrong in ({"thresholds": {"rare": 1.5}}, {"threshold": {}}, {"thresholds": {"other": 0.2}}):
-        live.reload(wrong, models)
+    for one in wrong:
+        live.reload(one, models)
         assert live.thresholds == {"rare": 0.3}
     logging.getLogger("ray.serve").removeHandler(caplog.handler)
     assert len(caplog.messages) == 3
