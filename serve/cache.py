@@ -29,13 +29,16 @@ class LruCache(Generic[V]):
             return value
 
     def put(self, key: str, value: V) -> None:
-        """Keep ``value`` and drop the least recently used ones that no longer fit."""
+        """Keep ``value`` and drop the least recently used ones that no longer fit; one that never fits is not kept."""
+        weight = self._weigh(value)
         with self._lock:
             previous = self._values.pop(key, None)
             if previous is not None:
                 self._weight -= self._weigh(previous)
+            if weight > self._capacity:
+                return
             self._values[key] = value
-            self._weight += self._weigh(value)
+            self._weight += weight
             while self._weight > self._capacity and self._values:
                 _, dropped = self._values.popitem(last=False)
                 self._weight -= self._weigh(dropped)

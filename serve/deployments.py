@@ -12,22 +12,21 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
-from pydantic import ValidationError
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from rayzero.alignment.base import ImageFeatures
-from rayzero.bundle import fingerprint, read_bundle_card
+from rayzero.bundle import BundleError, fingerprint, read_bundle_card
 from rayzero.config import ConfigError, nearest
 from rayzero.index import load_index
 from serve.api import create_api
 from serve.cache import LruCache
 from serve.engine import Answer, Description, Engine, Match, ModelInput, describe
 from serve.examples import ExampleSet
-from serve.live import VOCABULARY, Live, LiveSettings
+from serve.live import VOCABULARY, Live
 from serve.meters import count_cache, observe_batch, observe_stage
 from serve.problems import Problem
 from serve.schemas import IndexInfo
@@ -67,7 +66,8 @@ class Model:
             key: load_index(index.url, checksum) for key, index in args.indexes.items() if index.model == name
         }
         self._images: LruCache[ImageFeatures] = LruCache(args.cached_images)
-        # One thread: torch spreads one forward pass over the cores, and the event loop stays free.
+        # One thread: torch spreads one forward pass over the cores, and the event loop stays free. It ends when the
+        # model is collected, not in a __del__: Serve calls that on a model that makes room, which may be at work.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         vocabulary = self._engine.description.card.get(VOCABULARY)
         if vocabulary:
@@ -82,10 +82,6 @@ class Model:
 
         batched = serve.batch(max_batch_size=args.max_batch_size, batch_wait_timeout_s=args.batch_wait_s)
         self._encode: Callable[[ModelInput], Awaitable[_Done[ImageFeatures]]] = batched(encode)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_thread"):
-            self._thread.shutdown(wait=False)
 
     async def describe(self) -> Description:
         """What the model is."""
@@ -257,22 +253,28 @@ class HandleClient:
             return
         try:
             await asyncio.wait_for(self._handle.check.remote(), self._seconds)
-        except (RayServeException, RayActorError, TimeoutError):
+        except RayTaskError:
+            raise
+        except (RayServeException, RayError, TimeoutError):
             raise _away("The model is overloaded or starting; try again in a few seconds.") from None
 
     async def _ask(self, method: str, *question: Any) -> Any:
         try:
             call = getattr(self._handle, method).remote(carried(), self.description.checksum, *question)
             return await asyncio.wait_for(call, self._seconds)
-        except (RayServeException, RayActorError, TimeoutError):
-            # Said here, before Serve turns it into plain text of its own.
-            raise _away("The model is overloaded or starting; try again in a few seconds.") from None
         except RayTaskError as error:
+            if isinstance(error.cause, BundleError):
+                raise _away("The bundle of this model cannot be loaded; its operator has to mend it.") from None
             if not isinstance(error.cause, Replaced):
                 raise
+        except (RayServeException, RayError, TimeoutError):
+            # Whatever was lost with a replica or its node. Said here, before Serve turns it into text of its own.
+            raise _away("The model is overloaded or starting; try again in a few seconds.") from None
         try:
             found = await asyncio.wait_for(self._handle.describe.remote(), self._seconds)
-        except (RayServeException, RayActorError, TimeoutError):
+        except RayTaskError:
+            raise
+        except (RayServeException, RayError, TimeoutError):
             raise _away("The model is starting; try again in a few seconds.") from None
         self._renew(HandleClient(self._handle, found, self._renew, seconds=self._seconds, resident=self._resident))
         raise _away("The model was replaced while it was asked; ask again.")
@@ -293,11 +295,8 @@ class Web:
         self._live = Live()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Called by Serve with ``user_config``, at the start and whenever it changes. Raises ConfigError."""
-        try:
-            self._live.replace(LiveSettings.model_validate(user_config))
-        except ValidationError as error:
-            raise ConfigError(f"user_config of the deployment web: {error}") from None
+        """Called by Serve with ``user_config``, at the start and whenever it changes. Raises as ``Live.reload``."""
+        self._live.reload(user_config, [*self._handles, *self._args.shelf])
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve once the models are up: what they are decides what the routes answer."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import highdicom as hd
 import numpy as np
+from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
@@ -19,7 +21,7 @@ from rayzero.studies.orientation import canonical
 from rayzero.studies.series import stack_header
 from serve import maps
 from serve.engine import Answer, Description
-from serve.problems import Problem
+from serve.problems import Problem, failure
 from serve.prompts import Prompt
 from serve.schemas import NOTICE, DicomResult
 from serve.service import Asked, Clock, Question, Service
@@ -27,12 +29,22 @@ from serve.subjects import Source
 
 DICOM = "application/dicom"
 
+# What pydicom warns of, it repeats: a date of birth that is none would stand in the log.
+pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+pydicom_config.settings.writing_validation_mode = pydicom_config.IGNORE
+for _name in ("pydicom", "highdicom"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
 _MAKER = "RayZero"
 _SCHEME = "99RAYZERO"
 _SERIES = 901
 _LABEL_CHARS = 64
 # Voxels of one object, of all its findings together.
 _MAX_BYTES = 2**30
+_IDENTITY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 _VOXEL_BYTES = {DicomResult.seg: 1, DicomResult.pm: 2, DicomResult.sr: 0}
 
 
@@ -53,19 +65,32 @@ async def to_dicom(service: Service, source: Source, question: Question, result:
     async with service.opened(source, about, clock) as at_hand:
         if at_hand.data is None:
             raise Problem(422, "invalid-request", "Send either file or pacs with a study.", field="file")
-        headers = [
-            Dataset.from_json(header) for header in await asyncio.to_thread(service.images.headers, at_hand.data)
-        ]
+        headers = await asyncio.to_thread(service.images.headers, at_hand.data)
         prompts, asked = await service.look(client, at_hand, question, {}, clock)
-    sources = _in_order(headers)
-    _check_sources(sources, asked, result)
-    async with service.drawing(asked.subject):
+
+    def make() -> Dataset:
+        sources = _in_order([Dataset.from_json(header) for header in headers])
+        _check_sources(sources, asked, result)
+        patient = _taken_out(sources)
         if result is DicomResult.sr:
-            return await asyncio.to_thread(_report, sources, prompts, asked.answer, about)
-        if result is DicomResult.pm:
-            return await asyncio.to_thread(_parametric_map, sources, prompts, asked, about)
-        level = maps.logit(service.threshold(question, about))
-        return await asyncio.to_thread(_segmentation, sources, prompts, asked, about, level)
+            made = _report(sources, prompts, asked.answer, about)
+        elif result is DicomResult.pm:
+            made = _parametric_map(sources, prompts, asked, about)
+        else:
+            made = _segmentation(sources, prompts, asked, about, maps.logit(service.threshold(question, about)))
+        made.update(patient)
+        return made
+
+    async with service.drawing(asked.subject):
+        try:
+            return await asyncio.to_thread(make)
+        except Problem:
+            raise
+        except Exception as error:
+            # What a stranger's header makes the library raise; the log says where, should it be a fault of ours.
+            incident = failure(error)
+            detail = f"No object can be made from the headers of this file ({type(error).__name__}). {incident.detail}"
+            raise Problem(422, "unreadable-file", detail, field="file") from None
 
 
 def to_file(made: Dataset) -> bytes:
@@ -81,10 +106,8 @@ def _in_order(headers: list[Dataset]) -> list[Dataset]:
         # What highdicom asks of a source beside its header: the file's own transfer syntax plays no part here.
         header.file_meta = FileMetaDataset()
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-                     "StudyDate", "StudyTime", "ReferringPhysicianName"):  # fmt: skip
-            if name not in header:
-                setattr(header, name, None)
+        # Their texts are read by now; and a finding may be asked in any language.
+        header.SpecificCharacterSet = "ISO_IR 192"
         if not header.get("Modality"):
             header.Modality = "CT" if header.SOPClassUID == CTImageStorage else "OT"
         if "ImagePositionPatient" not in header:
@@ -104,6 +127,20 @@ def _in_order(headers: list[Dataset]) -> list[Dataset]:
         if not header.get("SliceThickness"):
             header.SliceThickness = f"{(place(ordered[-1]) - place(ordered[0])) / (len(ordered) - 1):.6g}"
     return ordered
+
+
+def _taken_out(sources: Sequence[Dataset]) -> Dataset:
+    """What the first of ``sources`` says of patient and study, for the object made of them to repeat as it stands.
+
+    It is taken out of all ``sources``: highdicom warns of names and refuses dates that are not as they should be, and
+    says them. What it takes for granted is left there, empty.
+    """
+    kept = Dataset()
+    for name in _IDENTITY:
+        setattr(kept, name, sources[0].get(name))
+        for one in sources:
+            setattr(one, name, None)
+    return kept
 
 
 def _check_sources(sources: Sequence[Dataset], asked: Asked, result: DicomResult) -> None:
@@ -133,7 +170,7 @@ def _segmentation(
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=prompt.finding[:_LABEL_CHARS],
+            segment_label=_label(prompt),
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=_code(prompt),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -164,7 +201,7 @@ def _parametric_map(sources: Sequence[Dataset], prompts: Sequence[Prompt], asked
         [
             hd.pm.RealWorldValueMapping(
                 lut_label=f"finding {number}",
-                lut_explanation=prompt.finding[:_LABEL_CHARS],
+                lut_explanation=_label(prompt),
                 unit=codes.UCUM.NoUnits,
                 value_range=(0, steps),
                 slope=1 / steps,
@@ -277,7 +314,12 @@ _PROBABILITY = hd.sr.CodedConcept(value="probability", scheme_designator=_SCHEME
 def _code(prompt: Prompt) -> hd.sr.CodedConcept:
     """A finding in words as a code of our own scheme: no published one lists what may be asked."""
     value = hashlib.sha256(prompt.sentence.encode()).hexdigest()[:16]
-    return hd.sr.CodedConcept(value=value, scheme_designator=_SCHEME, meaning=prompt.finding[:_LABEL_CHARS])
+    return hd.sr.CodedConcept(value=value, scheme_designator=_SCHEME, meaning=_label(prompt))
+
+
+def _label(prompt: Prompt) -> str:
+    """A finding as a Long String: cut, and without the backslash that would part it in two."""
+    return prompt.finding.replace("\\", "/")[:_LABEL_CHARS]
 
 
 def _identity(about: Description) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class Engine:
             raise RuntimeError(f"model {self.description.name} gives scores that are not finite")
 
     def _encode_prompts(self, prompts: Sequence[str]) -> TextFeatures:
-        key = "\n".join(prompts)
+        key = "\0".join(prompts)
         whole = self._lists.get(key)
         if whole is not None:
             return whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,17 @@ class Drawing:
 
 
 def to_findings(
-    prompts: Sequence[Prompt], answer: Answer, geometry: AnyGeometry, drawing: Drawing, top: int | None
+    prompts: Sequence[Prompt],
+    answer: Answer,
+    geometry: AnyGeometry,
+    drawing: Drawing,
+    top: int | None,
+    gone: Event | None = None,
 ) -> list[Finding]:
-    """One finding for each prompt in the order asked, or the ``top`` likeliest by rank."""
+    """One finding for each prompt in the order asked, or the ``top`` likeliest by rank.
+
+    Ends early where ``gone`` tells that nobody waits any more: hundreds of masks of a volume take minutes.
+    """
     ranks = np.empty(len(prompts), dtype=int)
     ranks[answer.order] = np.arange(1, len(prompts) + 1)
     rows = range(len(prompts)) if top is None else [int(row) for row in answer.order[:top]]
@@ -51,6 +60,7 @@ def to_findings(
             **(_located(grids[row], geometry, drawing) if row in grids else {}),
         )
         for row in rows
+        if gone is None or not gone.is_set()
     ]
 
 

@@ -104,6 +104,10 @@ class Gate:
                     await self._work(scope, receive, send_private, passage)
                 else:
                     await self._app(scope, receive, send_private)
+            except Exception:
+                # The framework raises what it has answered once more, for Serve to log with all its text.
+                if passage.status != 500 or scope.get(SLUG) != "internal":
+                    raise
             finally:
                 route = getattr(scope.get("route"), "path", "none")
                 describe(span, scope["method"], route, passage.status, scope.get(SLUG, ""))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rayzero.config import nearest
+from rayzero.config import ConfigError, nearest
 from serve.engine import Description
 from serve.problems import Problem
+
+logger = logging.getLogger("ray.serve")
 
 VOCABULARY = "vocabulary"
 
@@ -27,6 +31,21 @@ class Live:
 
     def __init__(self, settings: LiveSettings | None = None) -> None:
         self._settings = settings or LiveSettings()
+        self._loaded = False
+
+    def reload(self, user_config: dict[str, Any], models: Sequence[str]) -> None:
+        """From now on ``user_config`` holds, about ``models``. Raises ConfigError for one that is wrong at the start.
+
+        Later the log says what is wrong, and what was set before goes on to hold: Serve would stop this replica for
+        an error, and every one after it.
+        """
+        try:
+            self.replace(_read(user_config, models))
+        except ConfigError as error:
+            if not self._loaded:
+                raise
+            logger.error("%s; what was set before goes on to hold", error)
+        self._loaded = True
 
     def replace(self, settings: LiveSettings) -> None:
         """From now on ``settings`` holds."""
@@ -50,3 +69,14 @@ class Live:
             detail = nearest(name, names).capitalize() if names else "This server keeps no lists of findings."
             raise Problem(404, "unknown-prompt-set", detail, field="prompt_set")
         return sets[name]
+
+
+def _read(user_config: dict[str, Any], models: Sequence[str]) -> LiveSettings:
+    where = "user_config of the deployment web"
+    try:
+        settings = LiveSettings.model_validate(user_config)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    for name in sorted(settings.thresholds.keys() - set(models)):
+        raise ConfigError(f"{where}: thresholds: there is no model {name!r}; {nearest(name, models)}")
+    return settings

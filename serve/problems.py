@@ -6,6 +6,7 @@ Nothing a client sent is echoed back or logged: file names and free text may ide
 from __future__ import annotations
 
 import logging
+import traceback
 import uuid
 from http import HTTPStatus
 from typing import Any, Literal
@@ -171,9 +172,19 @@ def install(app: FastAPI) -> None:
 
 
 def failure(error: Exception) -> Problem:
-    """A fault of the server: logged under the incident that the client is told, and nothing else."""
+    """A fault of the server: logged under the incident that the client is told, and nothing else.
+
+    The log has the types of the errors and where they were raised, not their texts: those may repeat a header's value.
+    """
     incident = uuid.uuid4().hex[:12]
-    logger.error("incident %s: %s", incident, type(error).__name__, exc_info=error)
+    told = ""
+    raised: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in raised:
+        raised.append(cause)
+        told += f"\n{type(cause).__name__} raised at\n{''.join(traceback.format_tb(cause.__traceback__))}"
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    logger.error("incident %s:%s", incident, told.rstrip())
     return Problem(500, "internal", f"Quote incident {incident} to the operator of this server.")
 
 

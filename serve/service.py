@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from threading import Event
 from typing import Protocol, TypeVar
 
 from rayzero.bundle import AnyGeometry
@@ -216,11 +217,16 @@ class Service:
         clock = Clock(about.name)
         prompts, asked = await self.look(client, source, question, companions or {}, clock)
         drawing = Drawing(question.forms, self.threshold(question, about), question.slice, self.limits.map_side)
+        gone = Event()
         with clock.stage("maps"):
             async with self.drawing(asked.subject):
-                results = await asyncio.to_thread(
-                    to_findings, prompts, asked.answer, asked.geometry, drawing, question.top
-                )
+                try:
+                    results = await asyncio.to_thread(
+                        to_findings, prompts, asked.answer, asked.geometry, drawing, question.top, gone
+                    )
+                finally:
+                    # A thread is not cancelled with the request that waits for it.
+                    gone.set()
         return QueryResponse(
             model=about.name,
             checksum=about.checksum,

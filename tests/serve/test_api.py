@@ -8,8 +8,10 @@ import io
 import json
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +23,15 @@ from rayzero.bundle import load_bundle
 from rayzero.config import override
 from rayzero.studies.files import read_image
 from rayzero.studies.sandbox import Sandbox
+from serve import findings
 from serve.api import create_api
 from serve.engine import Engine, ModelInput
 from serve.examples import ExamplesError, ExampleSet
 from serve.problems import Problem
-from serve.service import Service
+from serve.schemas import MapFormat
+from serve.service import Question, Service
 from serve.settings import Limits
+from serve.subjects import Source
 from tests.serve.conftest import VOCABULARY, png
 from tests.serve.local import LocalClient
 
@@ -46,7 +51,7 @@ def model(engine: Engine) -> LocalClient:
 @pytest.fixture
 def http(model: LocalClient, examples_folder: str, reader: Sandbox) -> Iterator[TestClient]:
     service = Service([model], ExampleSet.load(examples_folder), LIMITS, reader=reader)
-    with TestClient(create_api(service, token=None), raise_server_exceptions=False) as client:
+    with TestClient(create_api(service, token=None)) as client:
         yield client
 
 
@@ -187,12 +192,20 @@ def test_an_image_beyond_the_pixel_limit(model: LocalClient, reader: Sandbox) ->
         assert ask(client, png())["type"].endswith("image-too-large")
 
 
-def test_a_failure_shows_an_incident_and_nothing_else(http: TestClient, model: LocalClient) -> None:
+def test_a_failure_shows_an_incident_and_nothing_else(
+    http: TestClient, model: LocalClient, caplog: pytest.LogCaptureFixture
+) -> None:
     model.failure = RuntimeError("/secret/path")
-    answer = ask(http, png())
+    with caplog.at_level(logging.INFO, logger="ray.serve"):
+        logging.getLogger("ray.serve").addHandler(caplog.handler)
+        answer = ask(http, png())
+        logging.getLogger("ray.serve").removeHandler(caplog.handler)
     assert answer["http_status"] == 500
     assert "incident" in answer["detail"]
-    assert "secret" not in str(answer)
+    # The log tells where, not what: that may be a header's value.
+    assert "RuntimeError" in caplog.text
+    assert "serve/service.py" in caplog.text
+    assert "secret" not in str(answer) + caplog.text
     model.failure = Problem(503, "model-unavailable", "Try again.", retry_after_s=2)
     response = http.post("/v1/query", files={"file": png()}, data={"prompts": "nodule"})
     assert response.status_code == 503
@@ -262,6 +275,35 @@ def test_those_who_ask_for_readiness_at_once_share_one_inference(engine: Engine)
 
     asyncio.run(ask())
     assert model.checks == 2
+
+
+def test_maps_that_nobody_waits_for_any_more_are_not_drawn(
+    model: LocalClient, reader: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, go_on, draw = 0, threading.Event(), findings._located
+
+    def slowly(*given: Any) -> dict[str, Any]:
+        nonlocal drawn
+        drawn += 1
+        go_on.wait(30)
+        return draw(*given)
+
+    monkeypatch.setattr(findings, "_located", slowly)
+
+    async def ask() -> None:
+        service = Service([model], ExampleSet([]), LIMITS, reader=reader)
+        question = Question(("nodule", "mass", "pneumonia"), forms=frozenset({MapFormat.mask}))
+        asked = asyncio.create_task(service.query(Source(data=png()), question))
+        while not drawn:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go_on.set()
+
+    # It waits for the thread, too.
+    asyncio.run(ask())
+    assert drawn == 1
 
 
 def test_models_and_examples_describe_themselves(http: TestClient) -> None:

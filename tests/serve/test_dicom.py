@@ -22,6 +22,7 @@ from serve.service import Service
 from serve.settings import Limits
 from tests.serve.conftest import png
 from tests.serve.local import LocalClient
+from tests.studies.films import dataset, encode, ramp
 from tests.studies.scans import chest, series, zipped
 
 PROMPTS = ["nodule", "pleural effusion"]
@@ -184,6 +185,39 @@ def test_a_report_holds_the_probabilities(http: TestClient, film: bytes) -> None
         assert reach == pytest.approx(expected, abs=1e-6)
     source = pydicom.dcmread(io.BytesIO(film), stop_before_pixels=True)
     assert report.StudyInstanceUID == source.StudyInstanceUID
+
+
+@pytest.mark.parametrize("result", ["seg", "sr"])
+def test_odd_headers_and_findings_are_repeated_and_told_to_nobody_else(
+    http: TestClient,
+    result: str,
+    recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    odd = {"PatientName": "ROE RICHARD", "PatientBirthDate": "1950-01-01", "StudyDate": "May", "StudyTime": "noon"}
+    uids = {"StudyInstanceUID": "1.2.8", "SeriesInstanceUID": "1.2.9"}
+    file = encode(dataset(ramp(), **odd, **uids, SpecificCharacterSet="ISO_IR 100"))
+    recwarn.clear()
+    caplog.clear()
+    capfd.readouterr()
+    asked = "Erguß \\ 胸水"
+    response = http.post("/v1/dicom", files={"file": file}, data={"prompts": asked, "result": result})
+    assert response.status_code == 200, response.text
+    told = caplog.text + "".join(str(one.message) for one in recwarn) + "".join(capfd.readouterr())
+    for value in (*odd.values(), asked):
+        assert value not in told
+    found = pydicom.dcmread(io.BytesIO(response.content))
+    assert {name: str(found[name].value) for name in odd} == odd
+    assert "Erguß / 胸水" in str(found)
+
+
+def test_headers_that_no_object_can_be_made_of_are_a_fault_of_the_file(http: TestClient) -> None:
+    # A film that is said to lie somewhere in the patient, but not how.
+    uids = {"StudyInstanceUID": "1.2.8", "SeriesInstanceUID": "1.2.9", "FrameOfReferenceUID": "1.2.7"}
+    file = encode(dataset(ramp(), ImagePositionPatient=[0, 0, 0], **uids))
+    response = http.post("/v1/dicom", files={"file": file}, data={"prompts": "nodule"})
+    assert (response.status_code, response.json()["type"]) == (422, "urn:rayzero:problem:unreadable-file")
 
 
 def test_what_is_not_dicom_has_no_study_to_join(http: TestClient) -> None:

@@ -1,0 +1,80 @@
+"""What the deployments do apart from Ray: models that give way, and settings that change."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.serve.batching import _BatchQueue
+
+from rayzero.config import ConfigError
+from serve.cache import LruCache
+from serve.deployments import Model
+from serve.engine import ModelInput
+from serve.live import Live
+from serve.settings import AppArgs
+
+
+def test_a_model_that_makes_room_answers_what_it_was_asked_and_is_gone(
+    bundle_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It asks for the replica that it stands in, only to warn.
+    monkeypatch.setattr(_BatchQueue, "_warn_if_max_batch_size_exceeds_max_ongoing_requests", lambda self: None)
+    args = AppArgs(bundles={"m": bundle_url}, threads=1)
+    image = ModelInput(np.full((1, 128, 128), 0.3, np.float32))
+
+    async def ask() -> weakref.ref[Model]:
+        model = Model("m", bundle_url, args)
+        checksum = (await model.describe()).checksum
+        asked = asyncio.create_task(model.answer({}, checksum, "img", image, ["There is nodule"], False, None))
+        await asyncio.sleep(0)
+        # What Serve does, whatever the model is doing, when another is asked for.
+        getattr(model, "__del__", lambda: None)()
+        answer = await asked
+        assert answer is not None
+        assert answer.logits.shape == (1,)
+        gone = weakref.ref(model)
+        del model, asked
+        gc.collect()
+        await asyncio.sleep(0)
+        gc.collect()
+        return gone
+
+    gone = asyncio.run(ask())
+    gc.collect()
+    assert gone() is None
+    for one in threading.enumerate():
+        if one.name.startswith("model"):
+            one.join(30)
+            assert not one.is_alive()
+
+
+def test_a_change_of_settings_that_is_wrong_leaves_those_that_hold(caplog: pytest.LogCaptureFixture) -> None:
+    live, models = Live(), ["radzero", "rare"]
+    wrong: list[dict[str, Any]] = [{"thresholds": {"rare": 1.5}}, {"threshold": {}}, {"thresholds": {"other": 0.2}}]
+    with pytest.raises(ConfigError, match="no model 'radzro'; did you mean 'radzero'"):
+        live.reload({"thresholds": {"radzro": 0.3}}, models)
+    live.reload({"thresholds": {"rare": 0.3}}, models)
+    logging.getLogger("ray.serve").addHandler(caplog.handler)
+    for one in wrong:
+        live.reload(one, models)
+        assert live.thresholds == {"rare": 0.3}
+    logging.getLogger("ray.serve").removeHandler(caplog.handler)
+    assert len(caplog.messages) == 3
+    live.reload({}, models)
+    assert live.thresholds == {}
+
+
+def test_what_never_fits_a_cache_leaves_the_others_there() -> None:
+    cache: LruCache[str] = LruCache(10, len)
+    cache.put("a", "four")
+    cache.put("b", "far too long")
+    assert (cache.get("a"), cache.get("b")) == ("four", None)
+    cache.put("a", "still too long")
+    assert (cache.get("a"), len(cache)) == (None, 0)
