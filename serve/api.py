@@ -53,7 +53,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 408, 413, 
 _PACS_PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((409, 502, 504), _PROBLEM)
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
+    # Asynchronous, for FastAPI would call it in a thread.
     service: Service = request.app.state.service
     return service
 
@@ -112,7 +113,7 @@ Studies = Annotated[
 ]
 
 
-def _address(
+async def _address(
     pacs: Pacs = None, study: Study = None, series: Series = None, instance: Instance = None
 ) -> Address | None:
     if pacs is None:

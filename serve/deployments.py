@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from ray import serve
@@ -28,6 +27,7 @@ from serve.engine import Answer, Description, Engine, Match, ModelInput, describ
 from serve.examples import ExampleSet
 from serve.live import VOCABULARY, Live
 from serve.meters import count_cache, observe_batch, observe_stage
+from serve.passes import Passes
 from serve.problems import Problem
 from serve.schemas import IndexInfo
 from serve.service import Service
@@ -45,12 +45,22 @@ class Replaced(Exception):
 
 
 @dataclass(frozen=True)
-class _Done(Generic[T]):
-    """What the model's thread made, and when, in nanoseconds since the epoch."""
+class _Question:
+    """What to do with the features of a subject, and the subject itself where they are not here yet."""
 
-    value: T
-    began: int
-    ended: int
+    key: str
+    features: ImageFeatures | None
+    given: ModelInput | None
+    look: Callable[[ImageFeatures], Any]
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What came of it and when: the pass through the encoder (an empty one for known features), and the look after."""
+
+    value: Any
+    encode: tuple[int, int]
+    look: tuple[int, int]
 
 
 class Model:
@@ -66,22 +76,10 @@ class Model:
             key: load_index(index.url, checksum) for key, index in args.indexes.items() if index.model == name
         }
         self._images: LruCache[ImageFeatures] = LruCache(args.cached_images)
-        # One thread: torch spreads one forward pass over the cores, and the event loop stays free. It ends when the
-        # model is collected, not in a __del__: Serve calls that on a model that makes room, which may be at work.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._passes = Passes(self._work, most=args.max_batch_size)
         vocabulary = self._engine.description.card.get(VOCABULARY)
         if vocabulary:
             self._engine.warm([self._engine.description.template.replace("{}", finding) for finding in vocabulary])
-
-        async def encode(given: list[ModelInput]) -> list[_Done[ImageFeatures]]:
-            observe_batch(name, len(given))
-            done = await self._run(partial(self._engine.encode, given))
-            observe_stage("encode", name, (done.ended - done.began) / 1e9)
-            # Each request has the pass in its own trace: the task of a batch stands in none of them.
-            return [_Done(features, done.began, done.ended) for features in done.value]
-
-        batched = serve.batch(max_batch_size=args.max_batch_size, batch_wait_timeout_s=args.batch_wait_s)
-        self._encode: Callable[[ModelInput], Awaitable[_Done[ImageFeatures]]] = batched(encode)
 
     async def describe(self) -> Description:
         """What the model is."""
@@ -89,7 +87,7 @@ class Model:
 
     async def check(self) -> None:
         """One real inference."""
-        await self._run(self._engine.check)
+        await self._passes.run(self._engine.check)
 
     async def answer(
         self,
@@ -104,14 +102,7 @@ class Model:
         """See ``ModelClient.answer``; ``caller`` carries the trace. Raises Replaced when the checksum is another."""
         with stage_span("answer", self._name, caller):
             self._check_bundle(checksum)
-            features = await self._features(key, given)
-            if features is None:
-                return None
-            before = self._engine.prompt_misses
-            answer = await self._timed("score", partial(self._engine.answer, features, prompts, maps=maps, top=top))
-            missed = min(len(prompts), self._engine.prompt_misses - before)
-            count_cache("prompt", self._name, hits=len(prompts) - missed, misses=missed)
-            return answer
+            return await self._look("score", key, given, partial(self._answer, prompts=prompts, maps=maps, top=top))
 
     async def index_infos(self) -> list[IndexInfo]:
         """The indexes that this model can search."""
@@ -136,52 +127,72 @@ class Model:
             searched = self._indexes.get(index)
             if searched is None:
                 raise Replaced
-            if sentence is not None:
-                return await self._timed("search", partial(self._engine.search_images, searched, sentence, count))
-            features = await self._features(key, given)
-            if features is None:
-                return None
-            return await self._timed("search", partial(self._engine.search_sentences, searched, features, count))
+            if sentence is None:
+                return await self._look(
+                    "search", key, given, partial(self._engine.search_sentences, searched, count=count)
+                )
+            asked = time.time_ns()
+            done = await self._passes.run(partial(self._engine.search_images, searched, sentence, count))
+            self._record("queue", asked, done.began)
+            self._record("search", done.began, done.ended)
+            return done.value
 
     def _check_bundle(self, checksum: str) -> None:
         # While one bundle takes the place of another, the web side may have prepared the image for the other.
         if checksum != self._engine.description.checksum:
             raise Replaced
 
-    async def _features(self, key: str, given: ModelInput | None) -> ImageFeatures | None:
+    async def _look(
+        self, stage: str, key: str, given: ModelInput | None, look: Callable[[ImageFeatures], T]
+    ) -> T | None:
+        """What ``look`` makes of a subject's features; None where they are not here and it was not given."""
         features = self._images.get(key)
         if features is None and given is None:
             return None
         count_cache("image", self._name, hits=features is not None, misses=features is None)
-        if features is None:
-            assert given is not None
-            asked = time.time_ns()
-            done = await self._encode(given)
-            self._waited(asked, done.began)
-            record_stage("encode", self._name, done.began, done.ended)
-            features = done.value
-            self._images.put(key, features)
-        return features
-
-    async def _timed(self, stage: str, work: Callable[[], T]) -> T:
         asked = time.time_ns()
-        done = await self._run(work)
-        self._waited(asked, done.began)
-        record_stage(stage, self._name, done.began, done.ended)
-        observe_stage(stage, self._name, (done.ended - done.began) / 1e9)
-        return done.value
+        done = await self._passes.ask(_Question(key, features, given, look))
+        self._record("queue", asked, done.encode[0])
+        if features is None:
+            # Each request has the pass in its own trace; the figures have it once, from the thread.
+            record_stage("encode", self._name, *done.encode)
+        self._record(stage, *done.look)
+        value: T = done.value
+        return value
 
-    def _waited(self, asked: int, began: int) -> None:
-        """A request waited for others: for its batch to fill, for the model's thread, or for both."""
-        record_stage("queue", self._name, asked, began)
-        observe_stage("queue", self._name, (began - asked) / 1e9)
+    def _work(self, batch: Sequence[_Question]) -> Iterator[_Answered | Exception]:
+        """One pass of the encoder over what is new in a batch, then its questions one by one. Runs in the thread."""
+        began = time.time_ns()
+        new = {one.key: one.given for one in batch if one.features is None and one.given is not None}
+        encoded: dict[str, ImageFeatures] = {}
+        if new:
+            observe_batch(self._name, len(new))
+            encoded = dict(zip(new, self._engine.encode(list(new.values())), strict=True))
+            for key, features in encoded.items():
+                self._images.put(key, features)
+        ended = time.time_ns()
+        if new:
+            observe_stage("encode", self._name, (ended - began) / 1e9)
+        for one in batch:
+            looked = time.time_ns()
+            try:
+                value = one.look(one.features if one.features is not None else encoded[one.key])
+            except Exception as error:
+                yield error
+            else:
+                yield _Answered(value, (began, ended), (looked, time.time_ns()))
 
-    async def _run(self, work: Callable[[], T]) -> _Done[T]:
-        def timed() -> _Done[T]:
-            began = time.time_ns()
-            return _Done(work(), began, time.time_ns())
+    def _answer(self, features: ImageFeatures, prompts: Sequence[str], maps: bool, top: int | None) -> Answer:
+        before = self._engine.prompt_misses
+        answer = self._engine.answer(features, prompts, maps=maps, top=top)
+        missed = min(len(prompts), self._engine.prompt_misses - before)
+        count_cache("prompt", self._name, hits=len(prompts) - missed, misses=missed)
+        return answer
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+    def _record(self, stage: str, began: int, ended: int) -> None:
+        """A stage of one request, in its trace and the figures. One "queues" for the pass before, or for its turn."""
+        record_stage(stage, self._name, began, ended)
+        observe_stage(stage, self._name, (ended - began) / 1e9)
 
 
 class Shelf:

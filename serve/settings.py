@@ -81,7 +81,6 @@ class AppArgs(BaseModel):
     limits: Limits = Limits()
     tracing: str = Field(default="", description="package.module:function that sets OpenTelemetry's tracer provider")
     max_batch_size: int = Field(default=8, ge=1, description="Images that one forward pass of the image encoder takes")
-    batch_wait_s: float = Field(default=0.005, ge=0.0, description="Longest wait for a batch to fill")
     cached_images: int = Field(default=256, ge=0, description="Images whose features a model replica keeps")
     cached_prompts: int = Field(default=4096, ge=1, description="Prompts whose features a model replica keeps")
     threads: int = Field(default=2, ge=1, description="Torch threads of a model replica on the CPU")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.serve.batching import _BatchQueue
 
 from rayzero.config import ConfigError
 from serve.cache import LruCache
@@ -21,11 +20,7 @@ from serve.live import Live
 from serve.settings import AppArgs
 
 
-def test_a_model_that_makes_room_answers_what_it_was_asked_and_is_gone(
-    bundle_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # It asks for the replica that it stands in, only to warn.
-    monkeypatch.setattr(_BatchQueue, "_warn_if_max_batch_size_exceeds_max_ongoing_requests", lambda self: None)
+def test_a_model_that_makes_room_answers_what_it_was_asked_and_is_gone(bundle_url: str) -> None:
     args = AppArgs(bundles={"m": bundle_url}, threads=1)
     image = ModelInput(np.full((1, 128, 128), 0.3, np.float32))
 
