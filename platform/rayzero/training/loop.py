@@ -15,7 +15,7 @@ import torch
 
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, Batch, PretrainingModel
-from rayzero.config import Config
+from rayzero.config import Config, override
 from rayzero.studies.loading import Source, read_examples, stream
 from rayzero.training import engine as engines
 from rayzero.training.average import Average
@@ -65,9 +65,10 @@ class _Worker:
     """What one worker holds while it trains."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.config, self.training = job, job.config, job.config.training
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.job, self.config = job, _fitting(job.config, self.world_size)
+        self.training = self.config.training
         # The same seed builds the same weights on every worker; dropout then differs by rank.
         torch.manual_seed(self.config.seed)
         model = registry.build(self.config)
@@ -222,6 +223,13 @@ class _Worker:
                     pictures = sample_maps(model, source, self.config)
                 self.monitor.images(self.state.step, pictures)
         return figures
+
+
+def _fitting(config: Config, world_size: int) -> Config:
+    """``config`` at the ZeRO stage that pays: one worker has nobody to share with, and each stage copies gradients."""
+    if world_size > 1 or config.training.offload != "none":
+        return config
+    return override(config, {"training.zero_stage": 0})
 
 
 def _every(interval: int, step: int) -> bool:
