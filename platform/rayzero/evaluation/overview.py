@@ -58,7 +58,7 @@ class Overview:
 
     def to_text(self) -> str:
         """The rows as a table of text."""
-        width = max(20, *(len(label) + 2 for label in self.labels))
+        width = max(24, *(len(label) + 2 for label in self.labels))
         lines = [f"{'protocol':<19}{'figure':<40}" + "".join(f"{one:>{width}}" for one in self.labels) + "  chance"]
         before = ""
         for row in self.rows:
