@@ -17,14 +17,12 @@ from serve.settings import AppArgs
 
 APP_NAME = "rayzero"
 
-# Batches of one model that may be encoded at once; a second one waits filled while the first runs.
-_CONCURRENT_BATCHES = 2
+# Batches of one model that it may hold: one at work, and one that gathers meanwhile.
+_BATCHES = 2
 # A replica that is stopped finishes what it has, for so long.
 _DRAIN_S = 90.0
 # The gate writes one line for a request; Serve would write three more, in each process that the request passes.
 _LOG = LoggingConfig(enable_access_log=False)
-# Torch's threads sleep when they wait for each other: spinning, they would take the cores from reading and HTTP.
-_CPU_ENVIRONMENT = {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
 
 
 def build(args: AppArgs) -> Application:
@@ -43,7 +41,6 @@ def build(args: AppArgs) -> Application:
         name="web",
         max_ongoing_requests=8 * _at_once(args),
         ray_actor_options={"num_cpus": args.cpus_per_replica},
-        logging_config=_LOG,
         graceful_shutdown_timeout_s=_DRAIN_S,
     )
     return web(Web).bind(models, shelf, args)
@@ -55,23 +52,18 @@ def _behind(name: str, kind: type, args: AppArgs) -> Any:
         name=name,
         max_ongoing_requests=at_once,
         max_queued_requests=4 * at_once,
-        ray_actor_options={
-            "num_cpus": args.cpus_per_replica,
-            "num_gpus": args.gpus_per_replica,
-            "runtime_env": _CPU_ENVIRONMENT,
-        },
-        logging_config=_LOG,
+        ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
         graceful_shutdown_timeout_s=_DRAIN_S,
     )(kind)
 
 
 def _at_once(args: AppArgs) -> int:
     """Requests of one web replica that a model may hold: batches have several images to a request."""
-    return max(BATCH_AT_ONCE * args.limits.requests, args.max_batch_size * _CONCURRENT_BATCHES)
+    return max(BATCH_AT_ONCE * args.limits.requests, args.max_batch_size * _BATCHES)
 
 
 def start(args: AppArgs, *, host: str = "127.0.0.1", port: int = 8000) -> str:
     """Run the application on the Ray that this process is connected to, wait until it answers, return its URL."""
     serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=_DRAIN_S), logging_config=_LOG)
-    serve.run(build(args), name=APP_NAME, route_prefix="/")
+    serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=_LOG)
     return f"http://{host}:{port}"

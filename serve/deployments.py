@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +57,7 @@ class _Question:
 
 @dataclass(frozen=True)
 class _Answered:
-    """What came of it and when: the pass through the encoder (an empty one for known features), and the look after."""
+    """What came of it and when: the pass of its batch through the encoder, and the look after."""
 
     value: Any
     encode: tuple[int, int]
@@ -163,20 +164,35 @@ class Model:
     def _work(self, batch: Sequence[_Question]) -> Iterator[_Answered | Exception]:
         """One pass of the encoder over what is new in a batch, then its questions one by one. Runs in the thread."""
         began = time.time_ns()
-        new = {one.key: one.given for one in batch if one.features is None and one.given is not None}
-        encoded: dict[str, ImageFeatures] = {}
+        here: dict[str, ImageFeatures] = {}
+        new: dict[str, ModelInput] = {}
+        for one in batch:
+            # Another pass may have encoded it since it was asked about.
+            features = self._images.get(one.key) if one.features is None else one.features
+            if features is not None:
+                here[one.key] = features
+            elif one.given is not None:
+                new[one.key] = one.given
+        lost: Exception | None = None
         if new:
             observe_batch(self._name, len(new))
-            encoded = dict(zip(new, self._engine.encode(list(new.values())), strict=True))
-            for key, features in encoded.items():
-                self._images.put(key, features)
+            try:
+                here.update(zip(new, self._engine.encode(list(new.values())), strict=True))
+            except Exception as error:
+                lost = error
+            else:
+                for key in new:
+                    self._images.put(key, here[key])
         ended = time.time_ns()
         if new:
             observe_stage("encode", self._name, (ended - began) / 1e9)
         for one in batch:
+            if lost is not None and one.key not in here:
+                yield lost
+                continue
             looked = time.time_ns()
             try:
-                value = one.look(one.features if one.features is not None else encoded[one.key])
+                value = one.look(here[one.key])
             except Exception as error:
                 yield error
             else:
@@ -202,6 +218,8 @@ class Shelf:
         set_up_tracing(args.tracing)
 
         async def load(name: str) -> Model:
+            # A model that made room is a cycle, and its weights would stay until some later collection.
+            gc.collect()
             return await asyncio.to_thread(Model, name, urls[name], args)
 
         # Serve finds the replica that holds a model already by what this wrapper says it loaded.
@@ -273,11 +291,13 @@ class HandleClient:
         try:
             call = getattr(self._handle, method).remote(carried(), self.description.checksum, *question)
             return await asyncio.wait_for(call, self._seconds)
-        except RayTaskError as error:
-            if isinstance(error.cause, BundleError):
-                raise _away("The bundle of this model cannot be loaded; its operator has to mend it.") from None
-            if not isinstance(error.cause, Replaced):
-                raise
+        # An error of the model is raised as it is or, by Ray's own transport, as a RayTaskError of its class, too.
+        except BundleError:
+            raise _away("The bundle of this model cannot be loaded; its operator has to mend it.") from None
+        except Replaced:
+            pass
+        except RayTaskError:
+            raise
         except (RayServeException, RayError, TimeoutError):
             # Whatever was lost with a replica or its node. Said here, before Serve turns it into text of its own.
             raise _away("The model is overloaded or starting; try again in a few seconds.") from None

@@ -39,7 +39,7 @@ def to_findings(
     geometry: AnyGeometry,
     drawing: Drawing,
     top: int | None,
-    gone: Event | None = None,
+    gone: Event,
 ) -> list[Finding]:
     """One finding for each prompt in the order asked, or the ``top`` likeliest by rank.
 
@@ -60,7 +60,7 @@ def to_findings(
             **(_located(grids[row], geometry, drawing) if row in grids else {}),
         )
         for row in rows
-        if gone is None or not gone.is_set()
+        if not gone.is_set()
     ]
 
 

@@ -86,15 +86,15 @@ class Passes(Generic[Q, A]):
             for one, answer in zip(batch, self._work([one.question for one in batch]), strict=True):
                 loop.call_soon_threadsafe(_settle, one.answer, answer)
                 answered += 1
-        except Exception as error:
+        except BaseException as error:  # a panic of a tokenizer is no Exception
             for one in batch[answered:]:
                 loop.call_soon_threadsafe(_settle, one.answer, error)
 
 
-def _settle(future: asyncio.Future[A], answer: A | Exception) -> None:
+def _settle(future: asyncio.Future[A], answer: A | BaseException) -> None:
     if future.done():
         return
-    if isinstance(answer, Exception):
+    if isinstance(answer, BaseException):
         future.set_exception(answer)
     else:
         future.set_result(answer)
