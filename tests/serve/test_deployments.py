@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 import weakref
+from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from rayzero.config import ConfigError
 from serve.cache import LruCache
 from serve.deployments import Model
-from serve.engine import ModelInput
+from serve.engine import Answer, ModelInput
 from serve.live import Live
 from serve.settings import AppArgs
 
@@ -48,6 +49,27 @@ def test_a_model_that_makes_room_answers_what_it_was_asked_and_is_gone(bundle_ur
         if one.name.startswith("model"):
             one.join(30)
             assert not one.is_alive()
+
+
+def test_an_image_that_cannot_be_encoded_costs_no_other_its_answer(bundle_url: str) -> None:
+    async def scenario() -> None:
+        model = Model("m", bundle_url, AppArgs(bundles={"m": bundle_url}, threads=1))
+        checksum = (await model.describe()).checksum
+
+        def ask(key: str, given: ModelInput | None) -> Coroutine[Any, Any, Answer | None]:
+            return model.answer({}, checksum, key, given, ["There is nodule"], False, None)
+
+        good = ModelInput(np.full((1, 128, 128), 0.3, np.float32))
+        before = await ask("good", good)
+        # A pixel array that the encoder does not take, in one batch with a question about what it knows.
+        bad = ask("bad", ModelInput(np.zeros((1, 3, 7, 128), np.float32)))
+        lost, after = await asyncio.gather(bad, ask("good", None), return_exceptions=True)
+        assert isinstance(lost, Exception)
+        assert isinstance(after, Answer)
+        assert isinstance(before, Answer)
+        assert np.array_equal(after.logits, before.logits)
+
+    asyncio.run(scenario())
 
 
 def test_a_change_of_settings_that_is_wrong_leaves_those_that_hold(caplog: pytest.LogCaptureFixture) -> None:
