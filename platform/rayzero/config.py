@@ -304,6 +304,10 @@ class TrainingConfig(Settings):
         """Images of the largest step over all workers."""
         return max(self.batch_size, *(size for _, size in self.batch_growth), 1)
 
+    def stage_of(self, workers: int) -> int:
+        """The ZeRO stage of so many ``workers``: one has nobody to share with and takes 0, unless it offloads."""
+        return 0 if workers == 1 and self.offload == "none" else self.zero_stage
+
 
 class EvaluationConfig(Settings):
     """How held-out studies are scored."""

@@ -13,7 +13,7 @@ from rayzero.alignment.base import Batch
 from rayzero.config import load_config
 from rayzero.studies.loading import lake_source
 from rayzero.training import loop
-from rayzero.training.plan import count_parts, state_bytes
+from rayzero.training.plan import Plan, count_parts, describe, state_bytes
 from rayzero.training.throughput import model_flops, peak_flops
 from tests.alignment import test_brgsa
 from tests.alignment.test_many_processes import SAID, batch, model
@@ -41,6 +41,24 @@ def test_memory_by_stage() -> None:
     assert state_bytes(**{**given, "offload": True}, stage=1)["optimizer"] == 0
     # The moving average is no part of what ZeRO shards.
     assert state_bytes(**given, stage=2, ema=True)["average"] == 4 * 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "stage", "why"),
+    [
+        (["workers=2", "zero_stage=2"], 2, "training.zero_stage"),
+        (["zero_stage=2"], 0, "one worker has nobody to share with"),
+        (["zero_stage=0"], 0, "training.zero_stage"),
+        (["zero_stage=2", "offload=optimizer"], 2, "training.zero_stage"),
+    ],
+)
+def test_the_stage_that_a_run_takes_is_marked(settings: list[str], stage: int, why: str) -> None:
+    config = load_config(None, [f"training.{one}" for one in settings])
+    printed = describe(Plan((), 32, 1, 1, {stage: {"weights": 0} for stage in range(4)}), config)
+    (marked,) = [line for line in printed.splitlines() if "<-" in line]
+    assert marked.split()[0] == str(stage)
+    assert marked.endswith(f"<- {why}")
+    assert config.training.stage_of(config.training.workers) == stage
 
 
 def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:

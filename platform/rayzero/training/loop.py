@@ -67,7 +67,8 @@ class _Worker:
     def __init__(self, job: Job) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.job, self.config = job, _fitting(job.config, self.world_size)
+        stage = job.config.training.stage_of(self.world_size)
+        self.job, self.config = job, override(job.config, {"training.zero_stage": stage})
         self.training = self.config.training
         # The same seed builds the same weights on every worker; dropout then differs by rank.
         torch.manual_seed(self.config.seed)
@@ -223,13 +224,6 @@ class _Worker:
                     pictures = sample_maps(model, source, self.config)
                 self.monitor.images(self.state.step, pictures)
         return figures
-
-
-def _fitting(config: Config, world_size: int) -> Config:
-    """``config`` at the ZeRO stage that pays: one worker has nobody to share with, and each stage copies gradients."""
-    if world_size > 1 or config.training.offload != "none":
-        return config
-    return override(config, {"training.zero_stage": 0})
 
 
 def _every(interval: int, step: int) -> bool:

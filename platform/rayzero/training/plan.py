@@ -100,9 +100,11 @@ def describe(planned: Plan, config: Config) -> str:
     ]
     names = list(next(iter(planned.memory.values())))
     lines.append(f"{'stage':8}" + "".join(f"{name:>14}" for name in (*names, "sum")))
+    taken = training.stage_of(training.workers)
+    why = "training.zero_stage" if taken == training.zero_stage else "one worker has nobody to share with"
     for stage, held in planned.memory.items():
         figures = (*held.values(), sum(held.values()))
-        mark = " <- training.zero_stage" if stage == training.zero_stage else ""
+        mark = f" <- {why}" if stage == taken else ""
         lines.append(f"{stage:<8}" + "".join(f"{value / 2**30:>14.3f}" for value in figures) + mark)
     return "\n".join(lines)
 
