@@ -79,6 +79,19 @@ def test_a_worker_needs_one_node_and_a_driver_its_share(clusters: Any) -> None:
         room.find_room(a_run(), driver_cpus=0.1)
 
 
+def test_reading_needs_a_share_beside_workers_and_driver(clusters: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    clusters([a_node(4.25)])
+    room.find_room(a_run())
+    with pytest.raises(ConfigError, match=r"2 workers and a driver \(0.1 CPU\) would take all 4.25 CPU .* needs 0.25"):
+        room.find_room(a_run(), driver_cpus=0.1)
+    clusters([a_node(4.35)])
+    room.find_room(a_run(), driver_cpus=0.1)
+    assert capsys.readouterr().out == ""
+    clusters([a_node(4, group="workers")])
+    room.find_room(a_run())
+    assert "leave none to read studies for them" in capsys.readouterr().out
+
+
 def test_a_cluster_scaled_to_zero_is_asked_and_waited_for(clusters: Any, capsys: pytest.CaptureFixture[str]) -> None:
     head, worker = a_node(0, group="headgroup"), a_node(4, 1, group="workers")
     cluster = clusters([head], [head], [head, worker], [head, worker, worker])

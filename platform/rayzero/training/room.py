@@ -42,30 +42,39 @@ def find_room(config: Config, *, driver_cpus: float = 0.0) -> None:
         bundles.append({"CPU": driver_cpus})
         who += f" and a driver ({driver_cpus:g} CPU)"
     problem = _problem(who, bundles)
-    if problem and not _grows():
+    if problem and not grows():
         raise ConfigError(
             f"{problem}; lower training.{'min_' * bool(training.min_workers)}workers, training.cpus_per_worker or "
             "training.gpus_per_worker"
         )
     if problem:
         _wait(who, bundles)
-    problem = _without_readers(config)
-    # A cluster that grows adds a node for them.
-    if problem and not _grows():
+    problem = _without_readers(config, driver_cpus)
+    if problem and not grows():
         raise ConfigError(problem)
+    if problem:
+        # It adds a node for them, unless it is as large as it may be: that it tells nobody.
+        print(f"{problem}; reading waits until the cluster grows", flush=True)
 
 
-def _without_readers(config: Config) -> str:
+def grows() -> bool:
+    """Whether the cluster has an autoscaler that may add nodes."""
+    return any(node["Labels"].get(_NODE_GROUP) for node in _alive())
+
+
+def _without_readers(config: Config, driver_cpus: float) -> str:
     """Why the workers, however many of an elastic run's find room, leave nothing to read with; empty where they do."""
     training = config.training
     cpus, gpus = (sum(node["Resources"].get(name, 0.0) for node in _alive()) for name in ("CPU", "GPU"))
-    fitting = min(training.workers, int(cpus / training.cpus_per_worker))
+    left = cpus - driver_cpus
+    fitting = min(training.workers, int((left + _EPSILON) / training.cpus_per_worker))
     if training.gpus_per_worker:
         fitting = min(fitting, int(gpus / training.gpus_per_worker))
-    if cpus - fitting * training.cpus_per_worker >= READER_CPUS:
+    if left - fitting * training.cpus_per_worker >= READER_CPUS - _EPSILON:
         return ""
+    who = f"{fitting} workers" + (f" and a driver ({driver_cpus:g} CPU)" if driver_cpus else "")
     return (
-        f"{fitting} workers would take all {cpus:g} CPU of the cluster and leave none to read studies for them, "
+        f"{who} would take all {cpus:g} CPU of the cluster and leave none to read studies for them, "
         f"which needs {READER_CPUS:g}; lower training.cpus_per_worker or training.workers"
     )
 
@@ -116,10 +125,6 @@ def _fits(bundles: Sequence[Bundle], nodes: Sequence[Mapping[str, float]]) -> bo
         else:
             return False
     return True
-
-
-def _grows() -> bool:
-    return any(node["Labels"].get(_NODE_GROUP) for node in _alive())
 
 
 def _alive() -> list[dict[str, Any]]:
