@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -96,7 +97,15 @@ def test_a_plateau_halves_the_rate_and_then_ends_the_run() -> None:
         (0.25, False),
         (0.25, True),
     ]
-    assert progress.best == -1.0
+    assert progress.best_score == -1.0
+
+
+def test_a_best_loss_of_an_older_checkpoint_is_no_best_score() -> None:
+    training = TrainingConfig(early_stopping=2, monitor="loss")
+    progress = Progress.parse({"best": 1.5, "since_best": 1, "since_cut": 1, "rate_scale": 0.5})
+    progress.update(score({"validation/loss": 1.4}, training), training)
+    assert progress == Progress(best_score=-1.4, rate_scale=0.5)
+    assert Progress.parse(asdict(progress)) == progress
 
 
 def test_a_system_without_queries_follows_its_loss() -> None:

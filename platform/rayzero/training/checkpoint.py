@@ -58,7 +58,7 @@ class LoopState:
     @classmethod
     def parse(cls, values: dict[str, Any]) -> LoopState:
         """From ``dataclasses.asdict``."""
-        return cls(**{**values, "progress": Progress(**values["progress"])})
+        return cls(**{**values, "progress": Progress.parse(values["progress"])})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from rayzero.config import TrainingConfig
 
@@ -24,19 +25,24 @@ def score(figures: dict[str, float], training: TrainingConfig) -> float | None:
 class Progress:
     """Part of the loop's state, so that a resumed run follows the same plateau.
 
-    ``best`` is the best ``score``, ``since_best`` the validations since; ``since_cut`` counts them anew after
+    ``best_score`` is the best ``score``, ``since_best`` the validations since; ``since_cut`` counts them anew after
     each reduction of the learning rate, whose product is ``rate_scale``.
     """
 
-    best: float | None = None
+    best_score: float | None = None
     since_best: int = 0
     since_cut: int = 0
     rate_scale: float = 1.0
 
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Progress:
+        """From ``dataclasses.asdict``, also of checkpoints that kept ``best``: a loss there may have been the lower."""
+        return cls(**{name: value for name, value in values.items() if name != "best"})
+
     def update(self, reached: float | None, training: TrainingConfig) -> None:
         """Take the ``score`` of one validation into account; none (a lake without labels) is never progress."""
-        if reached is not None and (self.best is None or reached > self.best):
-            self.best, self.since_best, self.since_cut = reached, 0, 0
+        if reached is not None and (self.best_score is None or reached > self.best_score):
+            self.best_score, self.since_best, self.since_cut = reached, 0, 0
             return
         self.since_best += 1
         self.since_cut += 1
