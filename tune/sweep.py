@@ -24,12 +24,13 @@ from rayzero.config import Config, ConfigError, nearest, override
 from rayzero.evaluation.report import write_pages
 from rayzero.storage import is_url, open_url
 from rayzero.studies.lake import Lake
+from rayzero.studies.loading import READER_CPUS
 from rayzero.studies.study import Split
 from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
 from rayzero.training.features import cache_key, training_sources
 from rayzero.training.owner import owned
-from rayzero.training.room import find_room
+from rayzero.training.room import find_room, grows
 from rayzero.training.run import absent_figure, absolute, check_monitor, count_examples, open_training_lake, pretrain
 from rayzero.training.zero_shot import FIGURES
 from tune.answer import NO_FIGURES, SweepResult, Trial, collect
@@ -164,12 +165,16 @@ def _run_sweep(sweep: Sweep, lake: Lake, *, resume: bool) -> SweepResult:
 
 
 def train_winner(sweep: Sweep, result: SweepResult) -> str:
-    """Train the winner at the preset's full length and export it; returns the bundle's folder or URL."""
+    """Train the winner at the preset's full length and export it; returns the bundle's folder or URL.
+
+    Raises TrainingError when another process runs the sweep: its winner's bundle goes to the same place.
+    """
     config = override(sweep.preset, sweep.space.settings(result.best.parameters))
     # Another trial may win when the sweep is resumed with more of them.
     name = f"winner-{result.best.number:04d}"
     config = override(config, {"name": name, "storage": sweep.folder, "data.cache": sweep.base.data.cache})
-    return export_run(pretrain(config).run_folder, f"{sweep.folder}/bundle")
+    with owned(sweep.folder):
+        return export_run(pretrain(config).run_folder, f"{sweep.folder}/bundle")
 
 
 def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, deadline: float | None) -> None:
@@ -181,7 +186,7 @@ def _run_trials(sweep: Sweep, study: optuna.Study, budget: Budget, folder: str, 
         return
     # Not every report is a validation, and Tune would end the trial for it.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-    together = space.max_concurrent or concurrent_trials(sweep.extremes)
+    together = concurrent_trials(sweep.extremes, space.max_concurrent)
     print(f"{study.study_name}: {count} trials to run, {together} at once", flush=True)
     search = StudySearch(study, space, budget, left)
     trainable = tune.with_parameters(run_trial, space=space, base=sweep.base, budget=budget, folder=folder)
@@ -255,14 +260,22 @@ def repeats_space(space: Space, result: SweepResult, best: Sequence[str], seed: 
     )
 
 
-def concurrent_trials(configs: Sequence[Config]) -> int:
-    """How many trials the cluster holds as it is: Ray Train's workers are not in Tune's own accounting."""
+def concurrent_trials(configs: Sequence[Config], most: int = 0) -> int:
+    """How many trials the cluster holds as it is beside what reads for them: Tune does not count Ray Train's workers.
+
+    ``most`` is a space's ``max_concurrent``, for which a cluster that grows has nodes come.
+    """
+    if most and grows():
+        return most
     have = ray.cluster_resources()
+    have["CPU"] = have.get("CPU", 0.0) - READER_CPUS
     per_trial = {
         "CPU": _DRIVER_CPUS + max(one.training.workers * one.training.cpus_per_worker for one in configs),
         "GPU": max(one.training.workers * one.training.gpus_per_worker for one in configs),
     }
-    return max(1, int(min(have.get(name, 0) / amount for name, amount in per_trial.items() if amount)))
+    held = max(1, int(min(have.get(name, 0) / amount for name, amount in per_trial.items() if amount)))
+    # Trials beyond that would hold the CPUs that the others read with.
+    return min(held, most) if most else held
 
 
 def _open_lake(sweep: Sweep) -> Lake:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 
-from rayzero.config import ConfigError, override
+from rayzero.config import ConfigError, load_config, override
 from rayzero.studies.lake import write_lake
 from rayzero.training import owner
 from rayzero.training.errors import TrainingError
 from rayzero.training.run import open_training_lake
 from tests.toys import toy_study
+from tune import sweep as sweeps
 from tune.budget import Budget, plan
 from tune.space import Halving, load_space
-from tune.sweep import Sweep, _budget, _open_lake, prepare, run_sweep
+from tune.sweep import Sweep, _budget, _open_lake, concurrent_trials, prepare, run_sweep
 from tune.trial import trial_config
 
 SPACES = Path(__file__).parents[2] / "tune" / "spaces"
@@ -236,3 +238,14 @@ def test_trials_find_folders_that_were_given_relative_to_the_driver(
     assert config.data.lake == str(tmp_path / "data" / "lake")
     assert config.data.cache == str(tmp_path / "runs" / "cache")
     assert config.storage == str(tmp_path / "runs" / "sweeps" / "laptop" / "trials")
+
+
+def test_trials_at_once_leave_a_share_to_read_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = override(load_config(None, []), {"training.cpus_per_worker": 0.9})
+    grown = [False]
+    monkeypatch.setattr(sweeps, "grows", lambda: grown[0])
+    for cpus, most, count in ((3.0, 0, 2), (3.25, 0, 3), (3.0, 3, 2), (8.0, 3, 3), (0.5, 0, 1)):
+        monkeypatch.setattr(sweeps, "ray", SimpleNamespace(cluster_resources=lambda cpus=cpus: {"CPU": cpus}))
+        assert concurrent_trials([config], most) == count
+    grown[0] = True
+    assert concurrent_trials([config], 3) == 3
