@@ -126,11 +126,8 @@ def collect(
     study: optuna.Study, objectives: tuple[Objective, ...], budget: Budget, repeats: optuna.Study | None = None
 ) -> SweepResult:
     """The study's trials, ranked."""
-    errors: dict[str, str] = study.user_attrs.get("errors", {})
     trials = [
-        _trial(frozen, errors.get(str(frozen.number), ""))
-        for frozen in study.get_trials(deepcopy=False)
-        if frozen.state in _STATES
+        _trial(frozen, _error(study, frozen)) for frozen in study.get_trials(deepcopy=False) if frozen.state in _STATES
     ]
     sign = -1.0 if objectives[0].mode == "max" else 1.0
     order = ("complete", "stopped", "unfinished", "failed")
@@ -202,7 +199,7 @@ def _trial(frozen: FrozenTrial, error: str) -> Trial:
         images_per_second=kept.get(IMAGES_PER_SECOND),
         curve=points,
         run_folder=kept.get("run_folder", ""),
-        error=error or kept.get("error", ""),
+        error=error,
     )
 
 
@@ -212,7 +209,7 @@ def _repeated(trials: Sequence[Trial], repeats: optuna.Study, sign: float) -> tu
     values: dict[int, list[float]] = {}
     short: set[int] = set()
     for frozen in repeats.get_trials(deepcopy=False):
-        number = int(frozen.system_attrs["fixed_params"]["of"])
+        number = int(_asked(frozen)["of"])
         if frozen.state == TrialState.COMPLETE:
             values.setdefault(number, []).append(frozen.values[0])
         else:
@@ -226,12 +223,21 @@ def _repeated(trials: Sequence[Trial], repeats: optuna.Study, sign: float) -> tu
 
 
 def _repeats_failed(repeats: optuna.Study) -> tuple[str, ...]:
-    errors: dict[str, str] = repeats.user_attrs.get("errors", {})
     return tuple(
-        f"trial {frozen.params['of']} with seed {frozen.params['repeat']}: "
-        f"{errors.get(str(frozen.number)) or frozen.user_attrs.get('error') or NO_FIGURES}"
+        f"trial {_asked(frozen)['of']} with seed {_asked(frozen)['repeat']}: {_error(repeats, frozen) or NO_FIGURES}"
         for frozen in repeats.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     )
+
+
+def _asked(frozen: FrozenTrial) -> dict[str, Any]:
+    """What a repeat was queued with; its parameters, too, once it has begun."""
+    asked: dict[str, Any] = frozen.system_attrs["fixed_params"]
+    return asked
+
+
+def _error(study: optuna.Study, frozen: FrozenTrial) -> str:
+    """Why a trial failed, as Tune or the trial itself said; empty where neither did."""
+    return str(study.user_attrs.get("errors", {}).get(str(frozen.number)) or frozen.user_attrs.get("error", ""))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
