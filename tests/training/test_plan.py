@@ -120,7 +120,7 @@ def test_operations_are_counted_on_what_a_worker_holds_at_a_time(
     monkeypatch.setattr(loop, "model_flops", count)
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
     worker = object.__new__(loop._Worker)
-    worker.config, worker.training, worker.world_size = config, config.training, 2
+    worker.config, worker.training, worker.rank, worker.world_size = config, config.training, 0, 2
     source = lake_source(lake, "train", config.data, 64, with_text=True)
     worker.job = loop.Job(config, source, None, "")
     assert worker._flops_per_image(registry.build(config)) == (100 if fits else None)

@@ -128,11 +128,12 @@ class _Worker:
         group = alone()
         examples = read_examples(self.job.train, self.job.train.row_groups[0])
         examples = examples.slice(0, max(1, training.batch_size // self.world_size // training.chunks))
-        batch = self._collate(examples, model, 0).to(model.device)
         try:
+            batch = self._collate(examples, model, 0).to(model.device)
             return model_flops(model, batch, group, bf16=training.precision == "bf16") / len(batch)
         except torch.OutOfMemoryError:
-            print("mfu: not shown, as counting a step's operations takes more memory than the step", flush=True)
+            if self.rank == 0:
+                print("mfu: not shown, as counting a step's operations takes more memory than the step", flush=True)
             return None
 
     def _batches(self) -> Iterator[pa.Table]:
