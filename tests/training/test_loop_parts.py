@@ -12,6 +12,7 @@ import torch
 
 from rayzero.alignment import registry
 from rayzero.config import ConfigError, DataConfig, load_config
+from rayzero.storage import file_sha256
 from rayzero.studies import lake as lakes
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import stacked
@@ -118,7 +119,16 @@ def test_cached_features_are_shared_exactly_when_they_are_the_same(tmp_path: Pat
     assert cache_key(base, lake, "validation") == cache_key(reports, lake, "validation")
 
 
-def test_features_of_an_encoder_that_was_trained_further_are_others(tmp_path: Path) -> None:
+def test_features_of_an_encoder_that_was_trained_further_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def digest(path: Path) -> str:
+        read.append(path.parent.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(features, "file_sha256", digest)
     lake = toy_lake(str(tmp_path / "lake"), train=4, validation=2, test=2)
 
     def key(name: str) -> str:
@@ -129,8 +139,11 @@ def test_features_of_an_encoder_that_was_trained_further_are_others(tmp_path: Pa
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")
     before = key("encoder")
     assert key("copy") == before
-    (tmp_path / "encoder" / "model.safetensors").write_bytes(b"weighty")
+    (tmp_path / "encoder" / "model.safetensors").write_bytes(b"other weights")
     assert key("encoder") != before
+    # Weights are gigabytes: what did not change is not read again.
+    assert key("copy") == before
+    assert read == ["encoder", "copy", "encoder"]
 
 
 def test_features_beyond_the_range_of_the_cache_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError
 from rayzero.encoders.vision import build_vision
-from rayzero.storage import open_url, write_whole
+from rayzero.storage import file_sha256, open_url, write_whole
 from rayzero.studies.examples import stacked, with_features
 from rayzero.studies.lake import Lake, RowGroup
 from rayzero.studies.loading import Source, lake_source, read_examples
@@ -98,11 +99,16 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
 
 def _contents(folder: Path) -> str:
     """A digest of the files in ``folder``: an encoder trained further keeps its place and not its features."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [(path, path.stat()) for path in paths]
+    return _digest(folder, tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in found))
+
+
+@cache
+def _digest(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of ``files`` (path, size, time of writing): a sweep asks for every point, and weights are gigabytes."""
+    lines = [f"{path.relative_to(folder)} {file_sha256(path)}\n" for path, *_ in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _encode(config: Config, sources: Mapping[str, Source]) -> None:
