@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from jobs.command import main
-from jobs.evaluate import evaluate, scoring_options
+from jobs.evaluate import evaluate, read_table_of_labels, scoring_options
 from rayzero.bundle import load_bundle, read_bundle_card
 from rayzero.config import Config, ConfigError
 from rayzero.evaluation.comparison import compare, write_comparison
@@ -46,9 +46,8 @@ def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overvie
     """Every bundle by every protocol that fits, and their comparisons by protocol."""
     lakes = [open_lake(url) for url in options.lakes]
     tables = _pairs(options.labels, "protocol=CSV, such as ct-rate-lt=labels.csv", "tables are given for")
-    for name in tables:
-        find_protocol(name)
-    # What is wrong with any bundle or lake is told before hours go into the others.
+    # What is wrong with any table, bundle or lake is told before hours go into the others.
+    labels = {name: read_table_of_labels(url, find_protocol(name)) for name, url in tables.items()}
     plans = {label: _plan(read_bundle_card(url)[0], lakes) for label, url in sources.items()}
     reports: dict[str, dict[str, str]] = {name: {} for name in protocol_names()}
     refused: list[tuple[str, str, str]] = []
@@ -58,7 +57,7 @@ def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overvie
             out = f"{options.out.rstrip('/')}/{protocol.name}/{label}"
             print(f"{label} on {protocol.name}", flush=True)
             try:
-                evaluate(protocol, lake, url, bundle, options, out=out, labels=tables.get(protocol.name))
+                evaluate(protocol, lake, url, bundle, options, out=out, labels=labels.get(protocol.name))
             except EvaluationError as error:
                 refused.append((label, protocol.name, str(error)))
             else:

@@ -8,7 +8,7 @@ python -m jobs.evaluate --scores CT-RATE_LT_epoch38.csv --images valid_image.csv
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -60,6 +60,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if not (options.bundle and options.lake):
         raise EvaluationError("give --bundle and --lake, or --scores with --labels")
     protocol = _with_tables(options, protocol)
+    labels = read_table_of_labels(options.labels, protocol) if options.labels else None
     lake = open_lake(options.lake)
     # With workers, this process scores nothing and needs no accelerator.
     device = "cuda" if torch.cuda.is_available() and not options.workers else "cpu"
@@ -68,7 +69,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         chosen_views = [name for name in options.companions.split(",") if name]
         bundle = replace(bundle, config=override(bundle.config, {"data.companions": chosen_views}))
     result, where = evaluate(
-        protocol, lake, options.bundle, bundle, options, out=options.out, labels=options.labels, split=options.split
+        protocol, lake, options.bundle, bundle, options, out=options.out, labels=labels, split=options.split
     )
     _finish(result, where)
 
@@ -81,20 +82,19 @@ def evaluate(
     options: argparse.Namespace,
     *,
     out: str,
-    labels: str | None,
+    labels: Mapping[str, Mapping[str, int]] | None,
     split: str = "test",
 ) -> tuple[EvaluationResult, str]:
     """Evaluate ``bundle``, the one at ``url``, and write its report to ``out``; the figures, and where they are.
 
-    ``options`` are those of ``scoring_options``; ``labels`` is a CSV in place of the lake's own. An evaluation into
-    ``out`` that was interrupted continues. Raises EvaluationError when the lake cannot answer.
+    ``options`` are those of ``scoring_options``; ``labels`` by image or study id stand in place of the lake's own.
+    An evaluation into ``out`` that was interrupted continues. Raises EvaluationError when the lake cannot answer.
     """
     given = {"bootstrap": options.bootstrap, "batch_size": options.batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = validate(EvaluationConfig, {**bundle.config.evaluation.model_dump(), **chosen}, where="evaluation")
     scorer = _scorer(url, bundle, settings.batch_size, out, options)
-    table = _read_labels(labels, protocol) if labels else None
-    result = protocol.run(bundle, lake, config=settings, split=split, scorer=scorer, labels=table)
+    result = protocol.run(bundle, lake, config=settings, split=split, scorer=scorer, labels=labels)
     return result, write_report(result, out, overlays=settings.overlays)
 
 
@@ -128,7 +128,7 @@ def _with_tables(options: argparse.Namespace, protocol: Protocol) -> Protocol:
     return protocol if benchmark is None else replace(protocol, run=benchmark.run, benchmark=benchmark)
 
 
-def _read_labels(url: str, protocol: Protocol) -> dict[str, dict[str, int]]:
+def read_table_of_labels(url: str, protocol: Protocol) -> dict[str, dict[str, int]]:
     """A table of labels in place of the lake's. Raises EvaluationError where the lake's own labels count."""
     benchmark = protocol.benchmark
     if benchmark is None or callable(benchmark.targets):

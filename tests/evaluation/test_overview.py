@@ -77,10 +77,14 @@ def test_what_no_protocol_measures_is_said(
         (["--lakes", lakes[0], lakes[0]], "two lakes are of protocol 'chestxdet10'"),
         (["--lakes", lakes[0], "--labels", "ct-rate-lt"], "not of the form protocol=CSV"),
         (["--lakes", lakes[0], "--labels", "ctrate-lt=x.csv"], "did you mean 'ct-rate-lt'"),
+        (["--lakes", lakes[0], "--labels", f"ct-rate-lt={tmp_path}/absent.csv"], "absent.csv"),
+        (["--lakes", lakes[0], "--labels", "phantom=x.csv"], "'phantom' takes its labels from the lake"),
     ):
         with pytest.raises(SystemExit):
             main(run, [f"a={bundle_url}", *words, "--bootstrap", "0", "--out", str(tmp_path / "out")])
         assert message in capsys.readouterr().err
+    # A table of labels is read before hours go into what needs none.
+    assert not (tmp_path / "out" / "chestxdet10").exists()
     # What is wrong with the second bundle is told before the first is measured.
     with pytest.raises(SystemExit):
         main(run, [f"a={bundle_url}", "b=nowhere", "--lakes", lakes[0], "--out", str(tmp_path / "early")])
