@@ -251,7 +251,7 @@ class Benchmark:
         return tuple(asked)
 
     def _templates(self, targets: Sequence[Target], config: EvaluationConfig) -> tuple[str, ...]:
-        """How findings are asked for; none where each class has sentences of its own, of which ``quirks`` tell."""
+        """How findings are asked for; none where classes have sentences of their own, of which ``quirks`` tell."""
         if any(one.prompts for one in targets):
             return ()
         return (config.prompt, *config.ensemble, *([NEGATIVE_PROMPT] if self.opposed else []))

@@ -185,7 +185,7 @@ def _at(report: Mapping[str, Any], dotted: str) -> Any:
     value: Any = report
     for key in dotted.split("."):
         # Reports of earlier versions name no table of labels.
-        value = value.get(key, "")
+        value = value.get(key, "") if dotted == "lake.labels" else value[key]
     return value
 
 

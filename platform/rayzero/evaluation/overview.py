@@ -59,7 +59,9 @@ class Overview:
     def to_text(self) -> str:
         """The rows as a table of text."""
         width = max(24, *(len(label) + 2 for label in self.labels))
-        lines = [f"{'protocol':<19}{'figure':<40}" + "".join(f"{one:>{width}}" for one in self.labels) + "  chance"]
+        lines = [
+            f"{'protocol':<19}{'figure (strict)':<40}" + "".join(f"{one:>{width}}" for one in self.labels) + "  chance"
+        ]
         before = ""
         for row in self.rows:
             protocol = row.protocol if row.protocol != before else ""

@@ -189,7 +189,7 @@ def evaluate_scores(
     scored = narrowed.assemble(Truth(studies, labels), rows, targets, asked, None)
     # What two tables of scores have in common is the truth that they are judged by.
     where = labels, label_digest(truth), "scores"
-    return narrowed.result(None, scored, None, config, where=where, prompts=(), system=system, labels=truth)
+    return narrowed.result(None, scored, None, config, where=where, prompts=(), system=system)
 
 
 def _rows(table: Table, images: str | None) -> tuple[list[str], list[str]]:
