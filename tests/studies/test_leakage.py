@@ -153,34 +153,6 @@ def test_lists_that_name_nothing_are_refused(tmp_path: Path) -> None:
         leakage.read_known(str(tmp_path / "none"), "folder", workers=1)
 
 
-def test_a_task_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a cluster: what is asked of Ray is noted."""
-    cancelled: list[tuple[str, bool]] = []
-
-    def failing(reference: str) -> str:
-        if reference == "b":
-            raise CorpusError("the store is away")
-        return reference.upper()
-
-    class Task:
-        @staticmethod
-        def remote(item: str) -> str:
-            return item
-
-    monkeypatch.setattr("rayzero.studies.leakage.ray.remote", lambda function: Task)
-    monkeypatch.setattr("rayzero.studies.leakage.ray.wait", lambda running, num_returns: (running[:1], running[1:]))
-    monkeypatch.setattr(
-        "rayzero.studies.leakage.ray.cancel", lambda reference, force: cancelled.append((reference, force))
-    )
-    monkeypatch.setattr(leakage, "outcome", failing)
-    parts = leakage._map(str.upper, "abcdefg", 3)
-    assert next(parts) == "A"
-    with pytest.raises(CorpusError, match="the store is away"):
-        next(parts)
-    # Nothing more was started after the failure.
-    assert cancelled == [("c", True), ("d", True)]
-
-
 @pytest.mark.cluster
 def test_trap_10_ingest_leaves_out_a_patient_of_an_evaluation_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

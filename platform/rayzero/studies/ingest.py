@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from typing import Any, cast
 
 import ray
 
@@ -28,7 +27,7 @@ from rayzero.studies.errors import CorpusError
 from rayzero.studies.journal import Journal
 from rayzero.studies.lake import Lake, Part, Quarantined, commit_lake, normal_url, write_part
 from rayzero.studies.study import SCHEMA_VERSION, Study
-from rayzero.studies.tasks import outcome
+from rayzero.studies.tasks import mapped
 
 PART_STUDIES = 256
 """Studies in one file of the lake, at most: one task's work, and what is done again when a node is lost."""
@@ -266,23 +265,10 @@ def _images(part: Part) -> int:
 def _run(
     chunks: Mapping[str, list[StudyRef]], root: str, journal: Journal, workers: int
 ) -> Iterator[tuple[str, Part, list[Quarantined]]]:
-    """Parts as they come; no more than ``workers`` tasks are in flight, so the driver's memory stays flat."""
-    task = ray.remote(cast(Any, ingest_refs))  # Ray's types know no keyword-only arguments
-    waiting = iter(chunks.items())
-    running: dict[ray.ObjectRef[tuple[Part, list[Quarantined]]], str] = {}
+    """Parts as they come."""
 
-    def submit(count: int) -> None:
-        for name, chunk in islice(waiting, count):
-            running[task.remote(chunk, root=root, journal=journal, name=name)] = name
+    def ingest(item: tuple[str, list[StudyRef]]) -> tuple[str, Part, list[Quarantined]]:
+        name, chunk = item
+        return name, *ingest_refs(chunk, root=root, journal=journal, name=name)
 
-    submit(workers)
-    try:
-        while running:
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            name = running.pop(done)
-            part, refused = outcome(done)
-            submit(1)
-            yield name, part, refused
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
+    return mapped(ingest, chunks.items(), most=workers)

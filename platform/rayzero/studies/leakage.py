@@ -25,7 +25,7 @@ from rayzero.studies.corpora.tables import Row, read_rows
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined, RowGroup, normal_url, open_lake, read_row_group
 from rayzero.studies.study import Image
-from rayzero.studies.tasks import outcome
+from rayzero.studies.tasks import mapped
 
 GRID = 32
 MIN_CORRELATION = 0.9995
@@ -124,7 +124,7 @@ def exclude(corpus_name: str, root: str, refs: Sequence[StudyRef], sources: Sequ
         chunks = iter(lambda: list(islice(rest, CHUNK_STUDIES)), [])
         _start(workers)
         shared: Any = ray.put(pixels)
-        parts = _map(lambda chunk: match_pixels(chunk, root, ray.get(shared)), chunks, workers)
+        parts = mapped(lambda chunk: match_pixels(chunk, root, ray.get(shared)), chunks, most=workers)
         matches |= first_matches(chain.from_iterable(parts), sources)
     kept = [ref for ref in refs if ref.split == "test" or ref.patient_id not in matches]
     left = [matches[ref.patient_id] for ref in trained if ref.patient_id in matches]
@@ -159,7 +159,7 @@ def read_known(source: str, corpus_name: str, *, workers: int) -> Known:
     groups = open_lake(url).row_groups([split] if split else None)
     _start(workers)
     family = _family(corpus_name)
-    parts = list(_map(lambda group: describe(group, source, family), groups, workers))
+    parts = list(mapped(lambda group: describe(group, source, family), groups, most=workers))
     return Known(
         source,
         patients=frozenset().union(*(part.patients for part in parts)),
@@ -289,20 +289,3 @@ def _family(corpus_name: str) -> str:
 def _start(workers: int) -> None:
     if not ray.is_initialized():
         join(cpus=workers, log_to_driver=False)
-
-
-def _map(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """``function`` of ``items`` as Ray tasks, in any order, no more than ``workers`` at once."""
-    task = ray.remote(function)  # type: ignore[arg-type,call-overload]
-    waiting = iter(items)
-    running = [task.remote(item) for item in islice(waiting, workers)]
-    try:
-        while running:
-            (done,), running = ray.wait(running, num_returns=1)
-            result = outcome(done)
-            running += [task.remote(item) for item in islice(waiting, 1)]
-            yield result
-    finally:
-        # One that failed ends the exclusion: the others would go on decoding for nobody.
-        for reference in running:
-            ray.cancel(reference, force=True)

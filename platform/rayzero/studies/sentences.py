@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any, cast
 
 import fsspec
 import ray
@@ -35,10 +34,10 @@ from rayzero.studies.lake import (
     write_part,
 )
 from rayzero.studies.study import Sentence, Study
-from rayzero.studies.tasks import outcome
+from rayzero.studies.tasks import mapped
 
-STAGE = "sentences"
 _CARD = "extraction.json"
+STAGE = "sentences"
 """The stage of a quarantine entry that says why rules wrote a study's sentences in the strategy's place."""
 
 
@@ -107,28 +106,20 @@ def read_extraction(lake: Lake) -> dict[str, object] | None:
 
 
 def _copy(lake: Lake, out: str, generation: str, extracted: Mapping[str, Extracted], workers: int) -> Iterator[Part]:
-    """The parts in the lake's order; no more than ``workers`` tasks are in flight."""
-    task = ray.remote(cast(Any, copy_part))  # Ray's types know no keyword-only arguments
-    running: list[ray.ObjectRef[Part]] = []
-    files = [(path, list(groups)) for path, groups in groupby(lake.row_groups(), key=lambda group: group.path)]
+    """The parts in the lake's order."""
 
-    def submit() -> Iterator[ray.ObjectRef[Part]]:
-        for path, groups in files:
+    def parts() -> Iterator[tuple[str, list[RowGroup], dict[str, tuple[str, ...]]]]:
+        for path, group in groupby(lake.row_groups(), key=lambda group: group.path):
+            groups = list(group)
             # A task is sent the sentences of its own studies alone.
             ids = (study.study_id for group in groups for study in read_row_group(group, columns=["study_id"]))
-            sentences = {study_id: extracted[study_id].sentences for study_id in ids}
-            name = PurePosixPath(path).name
-            yield task.remote(groups, sentences, lake=out, generation=generation, name=name)
+            yield PurePosixPath(path).name, groups, {one: extracted[one].sentences for one in ids}
 
-    waiting = submit()
-    running.extend(islice(waiting, workers))
-    try:
-        while running:
-            yield outcome(running.pop(0))
-            running.extend(islice(waiting, 1))
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
+    def copy(part: tuple[str, list[RowGroup], dict[str, tuple[str, ...]]]) -> Part:
+        name, groups, sentences = part
+        return copy_part(groups, sentences, lake=out, generation=generation, name=name)
+
+    return mapped(copy, parts(), most=workers, ordered=True)
 
 
 def _write_card(out: str, generation: str, strategy: Strategy, style: Style, tally: Tally) -> None:
