@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -97,6 +98,22 @@ def test_the_sharpest_temperatures_stay_finite() -> None:
     assert word.grad is not None
     assert image.grad.isfinite().all()
     assert word.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [0.32, 0.34, 2.0])
+def test_weights_without_a_normaliser_and_with_one(dtype: torch.dtype, share: float) -> None:
+    """On both sides of the t1 (a third of the largest exponent) from which a softmax weighs the patches."""
+    image, word, word_mask, patch_mask, _ = problem(3, [4, 2, 5], 6, 4, seed=5)
+    t1 = share * math.log(torch.finfo(dtype).max)
+    inputs = [image.to(dtype), word.to(dtype), torch.tensor(t1, dtype=dtype, requires_grad=True)]
+    results = []
+    for form in (local_alignment, local_alignment_reference):
+        scores = form(inputs[0], inputs[1], word_mask, inputs[2], 5.0, 10.0, patch_mask=patch_mask)
+        results.append((scores, *torch.autograd.grad(scores.sum(), inputs)))
+    exact = {torch.float32: 2e-3, torch.float64: 1e-9}[dtype]
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=exact, atol=exact)
 
 
 def test_features_of_zeros_give_no_nan() -> None:

@@ -7,12 +7,15 @@ it, and the caption's score gathers how well every word agrees with its weighted
     score = t3 log sum_w exp(t2 r_w)
 
 Captions are sorted by length and computed in tiles cut to their own longest, one image at a time, and the backward
-pass recomputes a tile. A cosine's gradient is orthogonal to the weighted patch, so the softmax over patches needs no
-row sum on the way back. What remains over (words, patches) are two softmaxes each way and four products after them.
+pass recomputes a tile. A cosine does not know the length of its arguments, so the weights of patches need no
+normaliser: exp(t1 P^T) stands for A, as long as nothing can overflow, and on the way back no row sum is missed, for the
+gradient is orthogonal to the weighted patch. What remains over (words, patches) are a softmax and an exponential each
+way and four products after them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +104,10 @@ def _check(patches: Tensor, words: Tensor, word_mask: Tensor, patch_mask: Tensor
             raise ValueError(f"row {empty} of {name} has no true entry: a text without words or an image without views")
 
 
-def _tiles(words: Tensor, mask: Tensor, patches: int) -> Iterator[_Tile]:
+def _tiles(words: Tensor, mask: Tensor, patches: int, t1: Tensor) -> Iterator[_Tile]:
     """The captions by length, as many to a tile as fit."""
+    # P is at most 1, so exp(t1 P) at most exp(t1): its square, in a norm, has to leave room for the sum over patches.
+    plain = float(t1) < math.log(torch.finfo(words.dtype).max) / 3
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths, order = (mask * positions).amax(dim=1).sort()
     ends = lengths.tolist()
@@ -111,38 +116,43 @@ def _tiles(words: Tensor, mask: Tensor, patches: int) -> Iterator[_Tile]:
         stop = start + 1
         while stop < len(ends) and (stop + 1 - start) * ends[stop] * patches <= _TILE_ELEMENTS:
             stop += 1
-        yield _Tile.cut(words, mask, order[start:stop], ends[stop - 1])
+        yield _Tile.cut(words, mask, order[start:stop], ends[stop - 1], plain)
         start = stop
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """Captions (indices), their words (t, L, D) up to the longest, and the same with their ``_bias`` (t L, D + 1)."""
+    """Captions (indices), their words (t, L, D) up to the longest, and the same with their ``_bias`` (t L, D + 1).
+
+    ``plain``: the weights of patches are exponentials without a normaliser.
+    """
 
     captions: Tensor
     words: Tensor
     biased: Tensor
+    plain: bool
 
     @classmethod
-    def cut(cls, words: Tensor, mask: Tensor, captions: Tensor, length: int) -> _Tile:
+    def cut(cls, words: Tensor, mask: Tensor, captions: Tensor, length: int, plain: bool) -> _Tile:
         cut = words[captions, :length]
-        return cls(captions, cut, _with_column(cut, _bias(mask[captions, :length], cut)).flatten(0, 1))
+        return cls(captions, cut, _with_column(cut, _bias(mask[captions, :length], cut)).flatten(0, 1), plain)
 
     def rows(self, values: Tensor) -> Tensor:
         """The captions' entries of ``values`` (B, T, L'), as (B, t L, 1)."""
         return values[:, self.captions, : self.words.shape[1]].flatten(1).unsqueeze(-1)
 
     def attend(self, image: Tensor, biased: Tensor, t1: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """P^T (t, L, S), A (t, L, S) and the weighted patches A C (t L, D) of one ``image`` (S, D).
+        """P^T (t, L, S), weights of patches (t, L, S) and the weighted patches (t L, D) of one ``image`` (S, D).
 
-        ``biased`` (S, D + 1) is the image and a column of ones.
+        The weights are A times a positive number of each word's own. ``biased`` (S, D + 1) is the image and a column
+        of ones.
         """
         spread = (self.biased @ biased.T).view(*self.words.shape[:2], -1).softmax(dim=1)
-        logits = spread * t1
+        weights = spread * t1
         if kept is not None:
-            logits.masked_fill_(~kept, -torch.inf)
-        attention = logits.softmax(dim=-1)
-        return spread, attention, attention.flatten(0, 1) @ image
+            weights.masked_fill_(~kept, -torch.inf)
+        weights = weights.exp_() if self.plain else weights.softmax(dim=-1)
+        return spread, weights, weights.flatten(0, 1) @ image
 
 
 def _bias(mask: Tensor, like: Tensor) -> Tensor:
@@ -163,7 +173,7 @@ class _WordCosines(torch.autograd.Function):
     ) -> Tensor:
         dots, norms = (patches.new_zeros((patches.shape[0], *word_mask.shape)) for _ in range(2))
         biased = _with_column(patches, patches.new_ones(patches.shape[:2]))
-        for tile in _tiles(words, word_mask, patches.shape[1]):
+        for tile in _tiles(words, word_mask, patches.shape[1], t1):
             flat, shape = tile.words.flatten(0, 1), tile.words.shape[:2]
             for index, image in enumerate(patches):
                 kept = None if patch_mask is None else patch_mask[index]
@@ -184,22 +194,22 @@ class _WordCosines(torch.autograd.Function):
         # With u = W / |W| and d = A C / |A C|: dr/d(A C) = (u - r d) / |A C|, dr/dW = (d - r u) / |W|.
         direct, inward = upstream / (norms * lengths), upstream * cosines / norms.square()
         biased, scaled = _with_column(patches, patches.new_ones(patches.shape[:2])), patches * t1
-        for tile in _tiles(words, word_mask, patches.shape[1]):
+        for tile in _tiles(words, word_mask, patches.shape[1], t1):
             flat, tile_direct, tile_inward = tile.words.flatten(0, 1), tile.rows(direct), tile.rows(inward)
             grad_tile = torch.zeros_like(flat)
             for index, image in enumerate(patches):
                 kept = None if patch_mask is None else patch_mask[index]
-                spread, attention, weighted = tile.attend(image, biased[index], t1, kept)
+                spread, weights, weighted = tile.attend(image, biased[index], t1, kept)
                 grad_tile.addcmul_(tile_direct[index], weighted)
                 grad_weighted = weighted.mul_(-tile_inward[index]).addcmul_(tile_direct[index], flat)
-                # Through the softmaxes over patches and over words; their scale t1 is in the smaller factor.
-                slope = torch.matmul(grad_weighted, scaled[index].T).view_as(attention).mul_(attention).mul_(spread)
+                # Through the weights of patches and the softmax over words; their scale t1 is in the smaller factor.
+                slope = torch.matmul(grad_weighted, scaled[index].T).view_as(weights).mul_(weights).mul_(spread)
                 through = slope.sum(dim=1, keepdim=True)
                 grad_t1 += through.sum()
                 slope.addcmul_(spread, through, value=-1.0)
                 joined = slope.flatten(0, 1)
                 grad_tile.addmm_(joined, image)
-                grad_patches[index].addmm_(joined.T, flat).addmm_(attention.flatten(0, 1).T, grad_weighted)
+                grad_patches[index].addmm_(joined.T, flat).addmm_(weights.flatten(0, 1).T, grad_weighted)
             grad_words[tile.captions, : tile.words.shape[1]] = grad_tile.view_as(tile.words)
         radial = (upstream * cosines).sum(dim=0) / lengths.square()
         grad_words.addcmul_(words, radial.unsqueeze(-1), value=-1.0)
