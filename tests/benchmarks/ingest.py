@@ -16,6 +16,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,23 +46,28 @@ Row = dict[str, Any]
 _CORES = len(os.sched_getaffinity(0))
 _FLAT = 1.15  # peak memory at ten times the studies, over that at once
 _MIB = 2**20
+_ROUNDS = 3
 
 
 def measure_speed(folder: Path, films: int, side: int) -> list[Row]:
-    """Films per second of the plain loop and of the ingest, over the same files."""
+    """Films per second of the plain loop and of the ingest, over the same files: medians of rounds in turn."""
     paths = write_films(folder / "films", count=films, side=side)
     write_table(folder / "films", paths, studies=films)
     for path in paths:
         path.read_bytes()  # both find the files in the page cache
-    decode, store = seconds(lambda: _decode(paths)), seconds(lambda: _store(paths, folder / "loop.parquet"))
-    with _watch() as seen:
-        text = _ingest(folder / "films", folder / "lake", seen)
-    speed = next(line for line in text.splitlines() if line.startswith("speed"))
-    ours = films / float(speed.split(" over ")[1].split(" s")[0])
+    decoding, storing, ingesting = [], [], []
+    for turn in range(_ROUNDS):
+        decoding.append(seconds(lambda: _decode(paths)))
+        storing.append(seconds(lambda: _store(paths, folder / "loop.parquet")))
+        with _watch() as seen:
+            text = _ingest(folder / "films", folder / f"lake-{turn}", seen)
+        speed = next(line for line in text.splitlines() if line.startswith("speed"))
+        ingesting.append(float(speed.split(" over ")[1].split(" s")[0]))
+    decode, store, ours = (films / statistics.median(taken) for taken in (decoding, storing, ingesting))
     name = f"films/s, {films} of {side} x {side} pixels, ingest on {_CORES} cores"
     return [
-        _row(f"{name} : loop that stores", ours, films / store, 0.8 * _CORES),
-        _row(f"{name} : loop that decodes alone", ours, films / decode, None),
+        _row(f"{name} : loop that stores", ours, store, 0.8 * _CORES),
+        _row(f"{name} : loop that decodes alone", ours, decode, None),
     ]
 
 
@@ -100,6 +106,8 @@ def measure_memory(folder: Path, studies: int) -> list[Row]:
         with _watch() as seen:
             _ingest(folder / "small", folder / f"lake-{count}", seen)
         peaks.append(seen.peaks)
+        if not all(seen.peaks.values()):
+            raise RuntimeError(f"of an ingest's processes some were never seen: {seen.peaks}")
     return [
         _row(f"peak MiB of the {role}, {studies} : {studies // 10} studies", large, peaks[0][role], _FLAT, at_most=True)
         for role, large in peaks[1].items()
@@ -143,6 +151,8 @@ def measure_kills(folder: Path, kills: int) -> list[Row]:
     rng, done, equal, lakes = random.Random(7), 0, 0, 0
     while done < kills:
         lakes += 1
+        if lakes > kills:
+            raise RuntimeError(f"{5 * kills} ingests were over before {kills} could be killed")
         lake = folder / f"resumed-{lakes}"
         for _ in range(5):
             done += _kill(folder / "killed", lake, rng)

@@ -17,12 +17,15 @@ class Noted:
         noted = self
 
         class Task:
-            @staticmethod
-            def remote(item: str) -> str:
+            def options(self, name: str) -> object:
+                assert name == "upper"
+                return self
+
+            def remote(self, item: str) -> str:
                 noted.started.append(item)
                 return item
 
-        return Task
+        return Task()
 
     def wait(self, running: list[str], num_returns: int) -> tuple[list[str], list[str]]:
         first = min(running)
@@ -47,20 +50,20 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Noted:
 
 
 def test_results_come_as_tasks_end_or_in_order(ray: Noted) -> None:
-    assert list(tasks.mapped(str.upper, "cbadef", most=3)) == list("ABCDEF")
-    assert list(tasks.mapped(str.upper, "cbadef", most=3, ordered=True)) == list("CBADEF")
-    assert list(tasks.mapped(str.upper, "", most=3)) == []
+    assert list(tasks.mapped(str.upper, "cbadef", name="upper", most=3)) == list("ABCDEF")
+    assert list(tasks.mapped(str.upper, "cbadef", name="upper", most=3, ordered=True)) == list("CBADEF")
+    assert list(tasks.mapped(str.upper, "", name="upper", most=3)) == []
     assert ray.cancelled == []
 
 
 def test_no_more_are_started_than_run(ray: Noted) -> None:
-    results = tasks.mapped(str.upper, "abcdef", most=2)
+    results = tasks.mapped(str.upper, "abcdef", name="upper", most=2)
     next(results)
     assert ray.started == list("abc")
 
 
 def test_a_task_that_fails_ends_the_others(ray: Noted) -> None:
-    results = tasks.mapped(str.upper, "axyz", most=3)
+    results = tasks.mapped(str.upper, "axyz", name="upper", most=3)
     assert next(results) == "A"
     with pytest.raises(CorpusError, match="the store is away"):
         next(results)
@@ -69,7 +72,7 @@ def test_a_task_that_fails_ends_the_others(ray: Noted) -> None:
 
 
 def test_a_caller_that_stops_ends_the_others(ray: Noted) -> None:
-    results = tasks.mapped(str.upper, "abcdef", most=3)
+    results = tasks.mapped(str.upper, "abcdef", name="upper", most=3)
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert ray.cancelled == ["b", "c", "d"]

@@ -271,4 +271,4 @@ def _run(
         name, chunk = item
         return name, *ingest_refs(chunk, root=root, journal=journal, name=name)
 
-    return mapped(ingest, chunks.items(), most=workers)
+    return mapped(ingest, chunks.items(), name="ingest_refs", most=workers)

@@ -124,7 +124,9 @@ def exclude(corpus_name: str, root: str, refs: Sequence[StudyRef], sources: Sequ
         chunks = iter(lambda: list(islice(rest, CHUNK_STUDIES)), [])
         _start(workers)
         shared: Any = ray.put(pixels)
-        parts = mapped(lambda chunk: match_pixels(chunk, root, ray.get(shared)), chunks, most=workers)
+        parts = mapped(
+            lambda chunk: match_pixels(chunk, root, ray.get(shared)), chunks, name="match_pixels", most=workers
+        )
         matches |= first_matches(chain.from_iterable(parts), sources)
     kept = [ref for ref in refs if ref.split == "test" or ref.patient_id not in matches]
     left = [matches[ref.patient_id] for ref in trained if ref.patient_id in matches]
@@ -159,7 +161,7 @@ def read_known(source: str, corpus_name: str, *, workers: int) -> Known:
     groups = open_lake(url).row_groups([split] if split else None)
     _start(workers)
     family = _family(corpus_name)
-    parts = list(mapped(lambda group: describe(group, source, family), groups, most=workers))
+    parts = list(mapped(lambda group: describe(group, source, family), groups, name="describe", most=workers))
     return Known(
         source,
         patients=frozenset().union(*(part.patients for part in parts)),

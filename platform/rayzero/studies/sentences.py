@@ -119,7 +119,7 @@ def _copy(lake: Lake, out: str, generation: str, extracted: Mapping[str, Extract
         name, groups, sentences = part
         return copy_part(groups, sentences, lake=out, generation=generation, name=name)
 
-    return mapped(copy, parts(), most=workers, ordered=True)
+    return mapped(copy, parts(), name="copy_part", most=workers, ordered=True)
 
 
 def _write_card(out: str, generation: str, strategy: Strategy, style: Style, tally: Tally) -> None:

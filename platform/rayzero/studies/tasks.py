@@ -14,14 +14,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def mapped(function: Callable[[T], R], items: Iterable[T], *, most: int, ordered: bool = False) -> Iterator[R]:
-    """``function`` of each of ``items`` as Ray tasks, no more than ``most`` at once.
+def mapped(
+    function: Callable[[T], R], items: Iterable[T], *, name: str, most: int, ordered: bool = False
+) -> Iterator[R]:
+    """``function`` of each of ``items`` as Ray tasks called ``name``, no more than ``most`` at once.
 
     Results come as tasks end, or in the order of ``items`` where ``ordered``. An item is taken when its task starts,
     so the driver holds no more of them than run. A task that fails, or a caller that stops, ends those that still run.
     Raises a task's CorpusError or LakeError as the task raised it.
     """
-    task = ray.remote(cast(Any, function))
+    task = ray.remote(cast(Any, function)).options(name=name)
     waiting = iter(items)
     running: list[ray.ObjectRef[R]] = [task.remote(item) for item in islice(waiting, most)]
     try:
