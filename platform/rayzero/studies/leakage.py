@@ -46,6 +46,7 @@ _FAMILIES = {
     **dict.fromkeys(("rsna-pneumonia", "rsna-pneumonia-medklip", "rsna-pneumonia-alta"), "rsna-pneumonia"),
     **dict.fromkeys(("vindr-cxr", "vindr-cxr-kaggle"), "vindr-cxr"),
     **dict.fromkeys(("ct-rate", "ct-rate-fixed"), "ct-rate"),
+    **dict.fromkeys(("bimcv-covid19", "bimcv-covid19-cxr"), "bimcv-covid19"),
 }
 _ID_COLUMNS = ("patient_id", "study_id", "image_id", "sha256")
 _PATH_COLUMNS = ("Path", "path")
