@@ -155,6 +155,21 @@ def test_features_beyond_the_range_of_the_cache_are_refused(monkeypatch: pytest.
         encoder._encode(torch.full((2, 3), 66000.0))
 
 
+def test_an_actor_hands_back_why_it_cannot_encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = toy_lake(str(tmp_path / "lake"), train=4, validation=2, test=2)
+    config = load_config(None, ["vision.resolution=64", f"vision.encoder={tmp_path}/nowhere"])
+    found = lake_source(lake, "train", config.data, 64, with_text=True)
+    item = {"folder": np.array([str(tmp_path)]), "id": np.array([0])}
+    answer = _Encoder(config, {str(tmp_path): found}, "cpu")(item)
+    assert answer["error"].tolist() == ["ConfigError"]
+    assert str(answer["reason"][0]).startswith(f"vision.encoder='{tmp_path}/nowhere' cannot be loaded")
+    monkeypatch.setattr(features, "build_vision", lambda vision, data: torch.nn.Identity())
+    gone = replace(found, row_groups=(replace(found.row_groups[0], path=f"{tmp_path}/gone.parquet"),))
+    answer = _Encoder(config, {str(tmp_path): gone}, "cpu")(item)
+    assert answer["error"].tolist() == ["LakeError"]
+    assert "gone.parquet" in str(answer["reason"][0])
+
+
 def test_several_may_fill_one_cache_and_go_on_with_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
