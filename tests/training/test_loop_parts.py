@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import constants as hub
 
 from rayzero.alignment import registry
 from rayzero.config import ConfigError, DataConfig, load_config
@@ -144,6 +145,32 @@ def test_features_of_an_encoder_that_was_trained_further_are_others(
     # Weights are gigabytes: what did not change is not read again.
     assert key("copy") == before
     assert read == ["encoder", "copy", "encoder"]
+
+
+def test_features_of_another_commit_of_a_hub_encoder_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    lake = toy_lake(str(tmp_path / "lake"), train=4, validation=2, test=2)
+    config = load_config(None, ["vision.encoder=some-group/chest-encoder"])
+    repository = tmp_path / "hub" / "models--some-group--chest-encoder"
+    (repository / "refs").mkdir(parents=True)
+
+    def key(commit: str) -> str:
+        (repository / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (repository / "snapshots" / commit / "config.json").write_text('{"model_type": "vit"}')
+        (repository / "refs" / "main").write_text(commit)
+        features._commit.cache_clear()
+        return cache_key(config, lake, "train")
+
+    first = key("a" * 40)
+    assert key("b" * 40) != first == key("a" * 40)
+    # A sweep that runs while the hub changes stays with one encoder.
+    (repository / "refs" / "main").write_text("b" * 40)
+    assert cache_key(config, lake, "train") == first
+    with pytest.raises(ConfigError, match=r"vision\.encoder='some-group/none' cannot be loaded"):
+        cache_key(load_config(None, ["vision.encoder=some-group/none"]), lake, "train")
 
 
 def test_features_beyond_the_range_of_the_cache_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

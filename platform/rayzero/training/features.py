@@ -2,8 +2,8 @@
 
 A cache is a folder of example row groups plus ``cache.json``, which is written last and lists them; its name is
 a digest of everything the features depend on (lake, split, encoder, resolution, preprocessing), so runs and
-sweep trials that agree on those share it. An encoder in a local folder counts by what its files hold, one of a hub or
-of a wheel by its name. Each part appears as a whole, so that several may fill one cache at once.
+sweep trials that agree on those share it. An encoder in a local folder counts by what its files hold, one of a hub by
+its commit, one of a wheel by its name. Each part appears as a whole, so that several may fill one cache at once.
 
 Features are stored as fp16, which takes the room of bf16 (no type of Arrow) and keeps three more bits of each value;
 one beyond its range of 65,504 is refused.
@@ -28,7 +28,8 @@ import torch
 
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError
-from rayzero.encoders.vision import VisionEncoder, build_vision
+from rayzero.encoders.vision import LITE0, VisionEncoder, build_vision, hub_commit
+from rayzero.encoders.volume import vit3d_size
 from rayzero.storage import file_sha256, open_url, write_whole
 from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import stacked, with_features
@@ -92,12 +93,25 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
     data = config.data.model_dump(mode="json", include=_PREPARED)
     pixels = registry.find_system(config).needs_pixels
     vision = config.vision.model_dump(mode="json", include={"encoder", "resolution", "normalised"})
-    if Path(config.vision.encoder).is_dir():
-        vision["encoder"] = _contents(Path(config.vision.encoder))
+    vision["encoder"] = _identity(config.vision.encoder)
     # Which texts are aligned decides which training studies have any.
     reports = split == "train" and config.data.texts == "report"
     parts = [lake.fingerprint, split, vision, data, pixels, reports]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _identity(encoder: str) -> str:
+    """What changes with the weights of ``encoder``. Raises ConfigError for one that cannot be had."""
+    if Path(encoder).is_dir():
+        return _contents(Path(encoder))
+    shipped = encoder == LITE0 or vit3d_size(encoder) is not None
+    return encoder if shipped else f"{encoder}@{_commit(encoder)}"
+
+
+@cache
+def _commit(source: str) -> str:
+    """Asked of the hub once: a sweep asks for every point, and all of it is to have one encoder."""
+    return hub_commit(source)
 
 
 def _contents(folder: Path) -> str:
