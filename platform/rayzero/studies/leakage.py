@@ -59,7 +59,7 @@ _FAMILIES = {
 _ID_COLUMNS = ("patient_id", "study_id", "image_id", "sha256")
 _PATH_COLUMNS = ("Path", "path")
 _PATHS: dict[str, Callable[[str], tuple[str, ...]]] = {
-    "mimic-cxr": lambda path: mimic.ids_of_path(path),
+    "mimic-cxr": mimic.ids_of_path,
     "chexpert": lambda path: chexpert.split_path(path)[1:],
 }
 Signatures = np.ndarray[Any, np.dtype[np.float32]]
