@@ -21,6 +21,7 @@ from rayzero.studies.errors import CorpusError, LakeError
 from rayzero.studies.files import read_image
 from rayzero.studies.lake import open_lake, write_lake
 from rayzero.studies.study import Image, Split, Study
+from rayzero.studies.tasks import mapped
 from tests.studies.corpora.trees import write_csv
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -156,6 +157,17 @@ def test_a_patient_with_several_matches_has_one_in_whatever_order_they_come() ->
     ]
     for order in permutations(found):
         assert leakage.first_matches(order, ["a", "b"]) == {"p1": found[2], "p2": found[3]}
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_an_error_of_a_task_is_its_own_one_line() -> None:
+    def no_lake(group: int) -> int:
+        raise LakeError(f"part {group} is gone")
+
+    with pytest.raises(LakeError) as raised:
+        list(mapped(no_lake, [1], most=1))
+    assert (type(raised.value), str(raised.value)) == (LakeError, "part 1 is gone")
 
 
 @pytest.mark.parametrize(
