@@ -108,14 +108,14 @@ def read_extraction(lake: Lake) -> dict[str, object] | None:
 def _copy(lake: Lake, out: str, generation: str, extracted: Mapping[str, Extracted], workers: int) -> Iterator[Part]:
     """The parts in the lake's order."""
 
-    def parts() -> Iterator[tuple[str, list[RowGroup], dict[str, tuple[str, ...]]]]:
+    def parts() -> Iterator[tuple[str, list[RowGroup], dict[str, tuple[Sentence, ...]]]]:
         for path, group in groupby(lake.row_groups(), key=lambda group: group.path):
             groups = list(group)
             # A task is sent the sentences of its own studies alone.
             ids = (study.study_id for group in groups for study in read_row_group(group, columns=["study_id"]))
             yield PurePosixPath(path).name, groups, {one: extracted[one].sentences for one in ids}
 
-    def copy(part: tuple[str, list[RowGroup], dict[str, tuple[str, ...]]]) -> Part:
+    def copy(part: tuple[str, list[RowGroup], dict[str, tuple[Sentence, ...]]]) -> Part:
         name, groups, sentences = part
         return copy_part(groups, sentences, lake=out, generation=generation, name=name)
 
