@@ -80,6 +80,8 @@ class _Printer:
 def _strategy(options: argparse.Namespace) -> Strategy:
     """The strategy asked for. Raises ConfigError for a setting that it needs and lacks, or one out of range."""
     if options.strategy == "rules":
+        if options.model or options.url or options.cache:
+            raise ConfigError("--model, --url and --cache are a model's; add --strategy endpoint, or vllm")
         return Rules()
     if not options.model:
         raise ConfigError(f"--strategy {options.strategy} needs --model")
@@ -127,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     endpoint.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for one answer")
     batches = parser.add_argument_group("--strategy vllm")
     batches.add_argument("--engines", type=whole_number(1), default=1, help="copies of the model")
-    batches.add_argument("--gpus-per-engine", type=whole_number(0), default=1, help="GPUs that share one copy")
+    batches.add_argument("--gpus-per-engine", type=whole_number(1), default=1, help="GPUs that share one copy")
     return parser
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
-from jobs.command import main
+from jobs.command import main, whole_number
 from rayzero.studies.card import write_card
 from rayzero.studies.corpora import corpus_names
 from rayzero.studies.ingest import Ingested, Progress, ingest
@@ -94,13 +94,6 @@ def _listed(counts: object) -> str:
     return ", ".join(f"{name} {number}" for name, number in counts.items()) or "none"
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("give a number of 1 or more")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jobs.ingest",
@@ -120,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         help="evaluation sets whose patients to leave out of train and validation: lakes (LAKE, or LAKE#split for one "
         "split), compared by id and by pixels, or CSV files with patient_id, study_id, image_id or sha256",
     )
-    parser.add_argument("--limit", type=_positive, help="take the first N studies only")
-    parser.add_argument("--cpus", type=_positive, help="tasks that run at once (default: the CPUs of the cluster)")
+    parser.add_argument("--limit", type=whole_number(1), help="take the first N studies only")
+    parser.add_argument("--cpus", type=whole_number(1), help="tasks that run at once (default: one per CPU)")
     return parser
 
 

@@ -24,7 +24,7 @@ from rayzero.config import Config, ConfigError, nearest, override
 from rayzero.evaluation.report import write_pages
 from rayzero.storage import is_url, open_url
 from rayzero.studies.lake import Lake
-from rayzero.studies.loading import READER_CPUS
+from rayzero.studies.loading import READER_CPUS, counted_by
 from rayzero.studies.study import Split
 from rayzero.training.errors import last_line
 from rayzero.training.export import export_run
@@ -299,7 +299,7 @@ def _open_lake(sweep: Sweep) -> Lake:
 def _budget(sweep: Sweep, lake: Lake) -> Budget:
     # What is trained on may follow from a choice, such as the kind of texts: trials are compared where the smallest
     # epoch ends, or the others would be a comparison ahead of it.
-    data = {config.data.model_dump_json(): config for config in sweep.extremes}
+    data = {counted_by(config.data): config for config in sweep.extremes}
     examples = min(count_examples(config, lake) for config in data.values()) if sweep.base.training.epochs else 0
     largest = max(config.training.largest_batch for config in sweep.extremes)
     return plan(sweep.base, sweep.space.halving, examples=examples, largest_batch=largest)

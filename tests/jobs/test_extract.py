@@ -28,6 +28,7 @@ def lake(tmp_path: Path) -> str:
     ("arguments", "words"),
     [
         (["--lake", "nowhere"], "no lake at nowhere"),
+        (["--model", "m", "--url", "http://x"], "add --strategy endpoint"),
         (["--strategy", "endpoint"], "needs --model"),
         (["--strategy", "endpoint", "--model", "m"], "needs --url"),
         (["--strategy", "endpoint", "--model", "m", "--url", "http://x", "--timeout", "0"], "--timeout=0.0: "),

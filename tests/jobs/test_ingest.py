@@ -39,7 +39,7 @@ def test_limits_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         job.run(["--corpus", "folder", "--root", "x", "--lake", "y", "--limit", "0"])
     assert caught.value.code == 2
-    assert "1 or more" in capsys.readouterr().err
+    assert "'0' is not a whole number from 1 up" in capsys.readouterr().err
 
 
 def test_summary_names_what_was_refused(tmp_path: Path) -> None:

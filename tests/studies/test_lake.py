@@ -65,6 +65,13 @@ def test_lake_gives_back_the_studies(tmp_path: Path) -> None:
     assert lake.counts["total"]["images"] == 5
 
 
+def test_the_quarantine_of_a_lake_that_was_rewritten_is_gone(tmp_path: Path) -> None:
+    before = write_lake(str(tmp_path), [_study(1)])
+    write_lake(str(tmp_path), [_study(2)])
+    with pytest.raises(LakeError, match="the lake was rewritten meanwhile; open it again"):
+        before.quarantine()
+
+
 def test_columns_can_be_left_out(tmp_path: Path) -> None:
     lake = write_lake(str(tmp_path), [_study(1)])
     (study,) = lake.read(columns=["labels"])

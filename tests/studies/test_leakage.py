@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
+from pydicom.data import get_testdata_file
 
 from jobs import ingest as job
 from rayzero.phantom import render_films, sample_patient
 from rayzero.studies import leakage
 from rayzero.studies.corpora import FileRef, StudyRef
 from rayzero.studies.errors import CorpusError, LakeError
+from rayzero.studies.files import read_image
 from rayzero.studies.lake import open_lake, write_lake
 from rayzero.studies.study import Image, Split, Study
+from rayzero.studies.tasks import mapped
 from tests.studies.corpora.trees import write_csv
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -26,14 +29,20 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 @lru_cache
 def film(index: int) -> Pixels:
-    """The frontal film of a simulated patient."""
-    return np.rint(render_films(sample_patient(7, index, "train").studies[0], 128).pa.pixels * 255).astype(np.uint8)
+    """The frontal film of a simulated patient, of a size at which small copies of corpora are handed on."""
+    return np.rint(render_films(sample_patient(7, index, "train").studies[0], 320).pa.pixels * 255).astype(np.uint8)
 
 
 def recompressed(pixels: Pixels, quality: int = 50) -> Pixels:
     buffer = io.BytesIO()
     PillowImage.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return np.asarray(PillowImage.open(buffer))
+
+
+def equalised(pixels: Pixels) -> Pixels:
+    """With the histogram of 256 levels made even, as MIMIC-CXR-JPG was made from DICOM."""
+    shares = np.cumsum(np.bincount(pixels.ravel(), minlength=256)) / pixels.size
+    return np.rint(shares * 255).astype(np.uint8)[pixels]
 
 
 def image(pixels: np.ndarray[Any, Any], image_id: str = "i") -> Image:
@@ -53,14 +62,48 @@ def test_a_copy_keeps_its_signature_and_another_patient_has_another() -> None:
     films = [film(index) for index in range(12)]
     own = np.stack([leakage.signature(image(pixels)) for pixels in films])
     for row, pixels in zip(own, films, strict=True):
-        half = np.asarray(PillowImage.fromarray(pixels).resize((64, 64), PillowImage.Resampling.BOX))
+        half = np.asarray(PillowImage.fromarray(pixels).resize((160, 160), PillowImage.Resampling.BOX))
         known = leakage.Known("set", signatures=row[None])
-        for copy in (recompressed(pixels), half, pixels.astype(np.uint16) * 16 + 3, 255 - recompressed(pixels)):
+        gamma = np.rint(np.sqrt(pixels / 255) * 255).astype(np.uint8)
+        copies = [recompressed(pixels), half, pixels.astype(np.uint16) * 16 + 3, 255 - recompressed(pixels)]
+        copies += [recompressed(equalised(pixels)), equalised(half), 255 - recompressed(equalised(pixels), 90), gamma]
+        for copy in copies:
             assert leakage._seen(image(copy), known) == "by a near-equal image"
     correlation = own @ own.T / leakage.GRID**2
     assert np.diag(correlation) == pytest.approx(1, abs=1e-4)
     np.fill_diagonal(correlation, 0)
     assert np.abs(correlation).max() < leakage.MIN_CORRELATION
+
+
+def test_a_real_film_is_recognised_in_its_equalised_copies_and_in_no_other_film() -> None:
+    film_file = get_testdata_file("RG1_UNCR.dcm", download=False)
+    if film_file is None:
+        pytest.skip("the film is in pydicom-data: pip install pydicom-data")
+    dicom = read_image(Path(str(film_file)).read_bytes())
+    stored = dicom.array().astype(np.float64)
+    eight = np.rint((stored - stored.min()) / (stored.max() - stored.min()) * 255).astype(np.uint8)
+    flat = equalised(eight)
+    rows, columns = flat.shape
+    smaller = np.asarray(PillowImage.fromarray(flat).resize((columns // 5, rows // 5), PillowImage.Resampling.BILINEAR))
+    own = leakage.signature(dicom)
+    assert own is not None
+    known = leakage.Known("set", signatures=own[None])
+    for copy in (recompressed(flat, 95), recompressed(flat), recompressed(smaller, 75), 255 - recompressed(flat, 95)):
+        assert leakage._seen(image(copy), known) == "by a near-equal image"
+    assert [leakage._seen(image(film(index)), known) for index in range(12)] == [""] * 12
+    # Of the same exposure and not the same film: the other half of the chest.
+    assert leakage._seen(image(flat[:, : columns // 2]), known) == ""
+
+
+def test_noise_of_a_dark_border_ranks_nothing() -> None:
+    rng = np.random.default_rng(0)
+    inner = film(3).astype(np.uint16) * 16 + 64
+    own, *others = (
+        leakage.signature(image(np.pad(inner, ((0, 0), (90, 90))) + rng.integers(0, 8, (320, 500), np.uint16)))
+        for _ in range(4)
+    )
+    known = np.stack(others)
+    assert (known @ own / leakage.GRID**2).min() > 0.999
 
 
 def test_no_signature_of_a_flat_or_tiny_image_or_a_volume() -> None:
@@ -123,7 +166,7 @@ def test_an_error_of_a_task_is_its_own_one_line() -> None:
         raise LakeError(f"part {group} is gone")
 
     with pytest.raises(LakeError) as raised:
-        list(leakage._map(no_lake, [1], 1))
+        list(mapped(no_lake, [1], most=1))
     assert (type(raised.value), str(raised.value)) == (LakeError, "part 1 is gone")
 
 

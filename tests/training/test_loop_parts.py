@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import constants as hub
 
 from rayzero.alignment import registry
 from rayzero.config import ConfigError, DataConfig, load_config
@@ -146,6 +147,32 @@ def test_features_of_an_encoder_that_was_trained_further_are_others(
     assert read == ["encoder", "copy", "encoder"]
 
 
+def test_features_of_another_commit_of_a_hub_encoder_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    lake = toy_lake(str(tmp_path / "lake"), train=4, validation=2, test=2)
+    config = load_config(None, ["vision.encoder=some-group/chest-encoder"])
+    repository = tmp_path / "hub" / "models--some-group--chest-encoder"
+    (repository / "refs").mkdir(parents=True)
+
+    def key(commit: str) -> str:
+        (repository / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (repository / "snapshots" / commit / "config.json").write_text('{"model_type": "vit"}')
+        (repository / "refs" / "main").write_text(commit)
+        features._commit.cache_clear()
+        return cache_key(config, lake, "train")
+
+    first = key("a" * 40)
+    assert key("b" * 40) != first == key("a" * 40)
+    # A sweep that runs while the hub changes stays with one encoder.
+    (repository / "refs" / "main").write_text("b" * 40)
+    assert cache_key(config, lake, "train") == first
+    with pytest.raises(ConfigError, match=r"vision\.encoder='some-group/none' cannot be loaded"):
+        cache_key(load_config(None, ["vision.encoder=some-group/none"]), lake, "train")
+
+
 def test_features_beyond_the_range_of_the_cache_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(None, ["vision.resolution=64"])
     monkeypatch.setattr(features, "build_vision", lambda vision, data: torch.nn.Identity())
@@ -153,6 +180,21 @@ def test_features_beyond_the_range_of_the_cache_are_refused(monkeypatch: pytest.
     assert encoder._encode(torch.full((2, 3), 65000.0)).dtype == torch.float16
     with pytest.raises(ConfigError, match=r"vision.encoder=efficientnet-lite0 gives features .* beyond the 65,504"):
         encoder._encode(torch.full((2, 3), 66000.0))
+
+
+def test_an_actor_hands_back_why_it_cannot_encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = toy_lake(str(tmp_path / "lake"), train=4, validation=2, test=2)
+    config = load_config(None, ["vision.resolution=64", f"vision.encoder={tmp_path}/nowhere"])
+    found = lake_source(lake, "train", config.data, 64, with_text=True)
+    item = {"folder": np.array([str(tmp_path)]), "id": np.array([0])}
+    answer = _Encoder(config, {str(tmp_path): found}, "cpu")(item)
+    assert answer["error"].tolist() == ["ConfigError"]
+    assert str(answer["reason"][0]).startswith(f"vision.encoder='{tmp_path}/nowhere' cannot be loaded")
+    monkeypatch.setattr(features, "build_vision", lambda vision, data: torch.nn.Identity())
+    gone = replace(found, row_groups=(replace(found.row_groups[0], path=f"{tmp_path}/gone.parquet"),))
+    answer = _Encoder(config, {str(tmp_path): gone}, "cpu")(item)
+    assert answer["error"].tolist() == ["LakeError"]
+    assert "gone.parquet" in str(answer["reason"][0])
 
 
 def test_several_may_fill_one_cache_and_go_on_with_what_is_there(

@@ -27,6 +27,8 @@ from rayzero.evaluation.protocols.registry import find_protocol
 from rayzero.storage import open_url
 from rayzero.studies.errors import LakeError
 from rayzero.studies.lake import open_lake
+from rayzero.studies.loading import lake_source
+from rayzero.training import features
 from rayzero.training.checkpoint import load_weights
 from rayzero.training.export import export_run
 from rayzero.training.manifest import list_stored
@@ -69,6 +71,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrain")
     toy_lake(str(folder / "lake"))
     return folder
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_encoder_that_no_actor_can_load_is_one_line(root: Path) -> None:
+    config = load_config("quickstart", settings(root, "unknown", f"vision.encoder={root}/nowhere"))
+    with pytest.raises(ConfigError) as raised:
+        features._encode(
+            config, {f"{root}/cache/none": lake_source(open_lake(f"{root}/lake"), "train", config.data, 64)}
+        )
+    assert type(raised.value) is ConfigError
+    assert str(raised.value).startswith(f"vision.encoder='{root}/nowhere' cannot be loaded")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.fixture(scope="module")

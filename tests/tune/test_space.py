@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
-from rayzero.config import ConfigError, load_config, override
-from rayzero.studies.lake import write_lake
+from rayzero.config import Config, ConfigError, load_config, override
+from rayzero.studies.lake import Lake, write_lake
+from rayzero.studies.study import Report
 from rayzero.training import owner
 from rayzero.training.errors import TrainingError
-from rayzero.training.run import open_training_lake
+from rayzero.training.run import count_examples, open_training_lake
 from tests.toys import toy_study
 from tune import sweep as sweeps
 from tune.budget import Budget, plan
@@ -215,6 +216,35 @@ halving: {reduction: 3, rungs: 2}
     budget = _budget(sweep, open_training_lake(sweep.base))
     # Four studies are frontal: at a batch of two, at least three images of each epoch.
     assert (budget.images, budget.unit) == (27, 3)
+
+
+def test_the_lake_is_counted_once_for_all_settings_that_keep_its_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = [toy_study(index, "train") for index in range(4)]
+    write_lake(f"{tmp_path}/lake", [*studies[:3], replace(studies[3], report=Report(), sentences=())])
+    (tmp_path / "space.yaml").write_text(
+        """
+preset: quickstart
+overrides: {training.epochs: 1, training.batch_size: 2, training.warmup_steps: 0}
+parameters:
+  data.intensity: {type: choice, values: [voi, minmax]}
+  data.geometry: {type: choice, values: [stretch, pad]}
+  data.texts: {type: choice, values: [sentences, caption, report]}
+"""
+    )
+    counted: list[str] = []
+
+    def count(config: Config, lake: Lake) -> int:
+        counted.append("report" if config.data.texts == "report" else "sentences")
+        return count_examples(config, lake)
+
+    monkeypatch.setattr(sweeps, "count_examples", count)
+    sweep = prepare(load_space(tmp_path / "space.yaml"), "small", [f"data.lake={tmp_path}/lake"])
+    assert len(sweep.extremes) > 2
+    # Three studies have text: at a batch of two, at least two images of an epoch.
+    assert _budget(sweep, open_training_lake(sweep.base)).images == 2
+    assert sorted(counted) == ["report", "sentences"]
 
 
 def test_a_sweep_that_another_process_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
+from transformers.utils.hub import cached_file
 
 from rayzero.config import ConfigError, DataConfig, VisionConfig
 
@@ -157,6 +158,21 @@ def build_vision(config: VisionConfig, data: DataConfig | None = None) -> Vision
     if config.frozen:
         encoder.requires_grad_(False)
     return encoder
+
+
+def hub_commit(source: str) -> str:
+    """The commit of the hub repository ``source`` that is loaded now: the latest, or offline the one in the cache.
+
+    Raises ConfigError when the encoder cannot be had.
+    """
+    try:
+        found = cached_file(source, "config.json")
+        if found is None:
+            raise OSError("the repository has no config.json")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"vision.encoder={source!r} cannot be loaded: {_first_line(error)}") from error
+    # The hub's cache holds a folder of each commit: snapshots/COMMIT/config.json.
+    return Path(found).parent.name
 
 
 def _build_volume(config: VisionConfig, shape: tuple[int, int, int]) -> VisionEncoder:

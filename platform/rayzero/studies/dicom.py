@@ -70,7 +70,7 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
         shown.pixels,
         view=_view(dataset),
         bits=shown.bits,
-        spacing_mm=_spacing(dataset),
+        spacing_mm=spacing_of(dataset),
         window=shown.window,
         curve=shown.curve,
         inverted=shown.inverted,
@@ -132,6 +132,12 @@ def _check_header(dataset: FileDataset) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise StudyFileError("header", f"the file holds {frames} frames; a radiograph has one")
+    check_picture(dataset)
+    check_layout(dataset)
+
+
+def check_picture(dataset: Dataset) -> None:
+    """Refuse what is no grey image, and one with text in it. ``PhotometricInterpretation`` must be there."""
     photometric = str(dataset.PhotometricInterpretation)
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise StudyFileError(
@@ -139,7 +145,6 @@ def _check_header(dataset: FileDataset) -> None:
         )
     if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES":
         raise StudyFileError("header", "BurnedInAnnotation is YES: text in the pixels may identify the patient")
-    check_layout(dataset)
 
 
 def check_syntax(dataset: FileDataset) -> None:
@@ -165,7 +170,8 @@ def check_layout(dataset: Dataset) -> None:
         raise StudyFileError("header", f"HighBit {dataset.HighBit} does not fit {bits} stored bits")
 
 
-def _spacing(dataset: Dataset) -> tuple[float, ...]:
+def spacing_of(dataset: Dataset) -> tuple[float, ...]:
+    """(row, column) in millimetres, empty where the header gives none that can be trusted."""
     # The detector plane comes first: PixelSpacing of a projection may be calibrated to any plane, or be [0, 0].
     for name in ("ImagerPixelSpacing", "PixelSpacing"):
         values = numbers(dataset.get(name))

@@ -12,6 +12,7 @@ from PIL import ImageOps
 
 from rayzero.studies.dicom import MAX_PIXELS, read_radiograph
 from rayzero.studies.errors import StudyFileError
+from rayzero.studies.sidecar import with_attributes
 from rayzero.studies.study import Image
 
 ACCEPTED = "DICOM, PNG or JPEG"
@@ -31,18 +32,20 @@ _OTHER = (
 )
 
 
-def read_image(data: bytes, *, name: str = "") -> Image:
+def read_image(data: bytes, *, name: str = "", attributes: str = "") -> Image:
     """The radiograph in ``data``: DICOM, PNG (8 or 16 bits) or JPEG.
 
     ``name`` becomes the ``image_id``. Colour PNG and JPEG become luma and an alpha channel is dropped. Such files
-    state no view, spacing or window. Raises StudyFileError.
+    state no view, spacing or window, unless ``attributes``, JSON text, has those of the DICOM file that it was made
+    from (``rayzero.studies.sidecar``). Raises StudyFileError.
     """
     if data[128:132] == b"DICM":
         return read_radiograph(data, image_id=name or None)
     if data.startswith(_BARE_DICOM):
         return read_radiograph(bytes(128) + b"DICM" + data, image_id=name or None)
     if data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-        return _read_raster(data, name or "radiograph")
+        image = _read_raster(data, name or "radiograph")
+        return with_attributes(image, attributes) if attributes else image
     raise StudyFileError("open", f"the file is {_describe(data)}; give {ACCEPTED}")
 
 

@@ -113,10 +113,13 @@ class Lake:
             yield from read_row_group(group, columns=columns)
 
     def quarantine(self) -> list[Quarantined]:
-        """Everything that did not enter the lake."""
+        """Everything that did not enter the lake. Raises LakeError when it was rewritten meanwhile."""
         url = f"{generation_url(self.url, self.generation)}/quarantine.parquet"
-        with fsspec.open(url, "rb") as file:
-            return [Quarantined(**row) for row in pq.read_table(file).to_pylist()]
+        try:
+            with fsspec.open(url, "rb") as file:
+                return [Quarantined(**row) for row in pq.read_table(file).to_pylist()]
+        except FileNotFoundError:
+            raise LakeError(f"{url} is gone: the lake was rewritten meanwhile; open it again") from None
 
 
 def open_lake(url: str) -> Lake:

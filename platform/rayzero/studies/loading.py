@@ -23,7 +23,7 @@ from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import EXAMPLES, admitted_views, examples_of
 from rayzero.studies.lake import Lake, RowGroup, each_group, read_parquet_group, read_row_group
 from rayzero.studies.priors import PriorFinder, PriorGroups, link_priors
-from rayzero.studies.study import Split, to_row
+from rayzero.studies.study import Split, View, to_row
 
 READER_CPUS = 0.25
 """What a task that reads and prepares studies asks of the cluster: without it, a stream waits for ever."""
@@ -89,6 +89,11 @@ def lake_source(lake: Lake, split: Split, data: DataConfig, resolution: int, *, 
         raise LakeError(f"{lake.url}: split {split!r} has no {' or '.join(views)} image; see data.views and data.input")
     priors = link_priors(lake, groups) if data.input == "study" else {}
     return Source(tuple(counted), split, data, resolution, prepared=False, priors=priors, with_text=with_text)
+
+
+def counted_by(data: DataConfig) -> tuple[frozenset[View], bool]:
+    """All of ``data`` that decides how many examples a split gives ``with_text``: equal ones need no second count."""
+    return frozenset(admitted_views(data)), data.texts == "report"
 
 
 def read_examples(source: Source, row_group: RowGroup, augmentation: Augmentation | None = None) -> pa.Table:

@@ -80,12 +80,12 @@ class Sandbox:
             self._idle.put(None)
         self._workers = workers
 
-    def read_image(self, data: bytes, *, name: str = "") -> Image:
+    def read_image(self, data: bytes, *, name: str = "", attributes: str = "") -> Image:
         """As ``rayzero.studies.files.read_image``; a file that breaks a limit is refused too.
 
         Waits while all processes are busy. Raises StudyFileError.
         """
-        return self._read(data, {"name": name, "kind": "image"})
+        return self._read(data, {"name": name, "kind": "image", "attributes": attributes})
 
     def read_volume(self, data: bytes, *, name: str = "", header: VolumeHeader | None = None) -> Image:
         """As ``rayzero.studies.volumes.read_volume``, with the names of an archive's files kept out of messages.

@@ -1,8 +1,9 @@
 """The reading process behind ``rayzero.studies.sandbox``: files come in, pixels or reasons go out.
 
 A request and an answer are alike: two lengths, a JSON header, then bytes. The header of a request has ``name``,
-``kind`` (image, volume or headers) and, for a volume, ``header`` (the fields of a ``VolumeHeader``, or null); that of
-an answer has the fields of an image, ``headers``, or ``stage`` and ``reason``.
+``kind`` (image, volume or headers), for an image ``attributes`` (JSON text, or ""), and for a volume ``header`` (the
+fields of a ``VolumeHeader``, or null); that of an answer has the fields of an image, ``headers``, or ``stage`` and
+``reason``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _warm_up() -> None:
     for kind in ("PNG", "JPEG"):
         file = io.BytesIO()
         PillowImage.new("L", (8, 8)).save(file, kind)
-        read_image(file.getvalue())
+        read_image(file.getvalue(), attributes='{"00280004": {"vr": "CS", "Value": ["MONOCHROME1"]}}')
     series = io.BytesIO()
     with zipfile.ZipFile(series, "w", zipfile.ZIP_DEFLATED) as archive:
         for place in range(3):
@@ -123,7 +124,7 @@ def _read(data: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         if kind == "volume":
             image = read_volume(data, name=name, header=_volume_header(request["header"]), anonymous=True)
         else:
-            image = read_image(data, name=name)
+            image = read_image(data, name=name, attributes=request["attributes"])
     except StudyFileError as error:
         return {"stage": error.stage, "reason": error.reason}, b""
     except MemoryError:

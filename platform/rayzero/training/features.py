@@ -2,8 +2,8 @@
 
 A cache is a folder of example row groups plus ``cache.json``, which is written last and lists them; its name is
 a digest of everything the features depend on (lake, split, encoder, resolution, preprocessing), so runs and
-sweep trials that agree on those share it. An encoder in a local folder counts by what its files hold, one of a hub or
-of a wheel by its name. Each part appears as a whole, so that several may fill one cache at once.
+sweep trials that agree on those share it. An encoder in a local folder counts by what its files hold, one of a hub by
+its commit, one of a wheel by its name. Each part appears as a whole, so that several may fill one cache at once.
 
 Features are stored as fp16, which takes the room of bf16 (no type of Arrow) and keeps three more bits of each value;
 one beyond its range of 65,504 is refused.
@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,18 @@ import torch
 
 from rayzero.alignment import registry
 from rayzero.config import Config, ConfigError
-from rayzero.encoders.vision import build_vision
+from rayzero.encoders.vision import LITE0, VisionEncoder, build_vision, hub_commit
+from rayzero.encoders.volume import vit3d_size
 from rayzero.storage import file_sha256, open_url, write_whole
+from rayzero.studies.errors import LakeError
 from rayzero.studies.examples import stacked, with_features
 from rayzero.studies.lake import Lake, RowGroup
 from rayzero.studies.loading import Source, lake_source, read_examples
 from rayzero.studies.study import Split
 
 _ENCODE_BATCH = 16
+# What an actor hands back to be raised here: through Ray it would be a page of traces, and of a constructor text alone.
+_ERRORS: dict[str, type[Exception]] = {"ConfigError": ConfigError, "LakeError": LakeError}
 # The settings that decide what an encoder gets to see, and which texts are kept beside it.
 _PREPARED = {
     "input", "companions", "statuses", "views", "intensity", "geometry", "volume_spacing_mm", "volume_shape", "hu_range"
@@ -89,12 +93,25 @@ def cache_key(config: Config, lake: Lake, split: Split) -> str:
     data = config.data.model_dump(mode="json", include=_PREPARED)
     pixels = registry.find_system(config).needs_pixels
     vision = config.vision.model_dump(mode="json", include={"encoder", "resolution", "normalised"})
-    if Path(config.vision.encoder).is_dir():
-        vision["encoder"] = _contents(Path(config.vision.encoder))
+    vision["encoder"] = _identity(config.vision.encoder)
     # Which texts are aligned decides which training studies have any.
     reports = split == "train" and config.data.texts == "report"
     parts = [lake.fingerprint, split, vision, data, pixels, reports]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _identity(encoder: str) -> str:
+    """What changes with the weights of ``encoder``. Raises ConfigError for one that cannot be had."""
+    if Path(encoder).is_dir():
+        return _contents(Path(encoder))
+    shipped = encoder == LITE0 or vit3d_size(encoder) is not None
+    return encoder if shipped else f"{encoder}@{_commit(encoder)}"
+
+
+@cache
+def _commit(source: str) -> str:
+    """Asked of the hub once: a sweep asks for every point, and all of it is to have one encoder."""
+    return hub_commit(source)
 
 
 def _contents(folder: Path) -> str:
@@ -134,6 +151,8 @@ def _encode(config: Config, sources: Mapping[str, Source]) -> None:
     done, start = 0, time.monotonic()
     written: dict[tuple[str, int], RowGroup] = {}
     for row in dataset.iter_rows():
+        if row["error"]:
+            raise _ERRORS[str(row["error"])](str(row["reason"]))
         rows = int(row["num_rows"])
         written[str(row["folder"]), int(row["id"])] = RowGroup(path=str(row["path"]), index=0, num_rows=rows)
         done += rows
@@ -155,17 +174,41 @@ def _rows(path: str) -> int | None:
 
 
 class _Encoder:
-    """Encodes row groups; one per actor, so that the encoder is loaded once."""
+    """Encodes row groups; one per actor, so that the encoder is loaded once.
+
+    The row that it gives for one has ``error``, a name of ``_ERRORS`` or "", and its ``reason``.
+    """
 
     def __init__(self, config: Config, sources: Mapping[str, Source], device: str) -> None:
         self.device = device
-        self.encoder = build_vision(config.vision, config.data).to(self.device).eval()
         self.keep_pixels = registry.find_system(config).needs_pixels
         self.config, self.sources = config, sources
+
+    @cached_property
+    def encoder(self) -> VisionEncoder:
+        """Built when first needed and not by the constructor, an error of which ends the actor."""
+        with torch.inference_mode(mode=False):  # as anywhere else, whatever the caller does with it
+            return build_vision(self.config.vision, self.config.data).to(self.device).eval()
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         folder, index = str(batch["folder"][0]), int(batch["id"][0])
+        path, rows, error, reason = "", 0, "", ""
+        try:
+            path, rows = self._part(folder, index)
+        except tuple(_ERRORS.values()) as refusal:
+            error, reason = type(refusal).__name__, str(refusal)
+        return {
+            "folder": np.array([folder]),
+            "id": np.array([index]),
+            "path": np.array([path]),
+            "num_rows": np.array([rows]),
+            "error": np.array([error]),
+            "reason": np.array([reason]),
+        }
+
+    def _part(self, folder: str, index: int) -> tuple[str, int]:
+        """Where the features of a row group are, and of how many examples."""
         group = self.sources[folder].row_groups[index]
         # Not by its place: equal studies may lie in other row groups after another ingest, or in a copy of the lake.
         name = hashlib.sha256(f"{group.path} {group.index}".encode()).hexdigest()[:16]
@@ -174,12 +217,7 @@ class _Encoder:
         rows = _rows(path)
         if rows is None:
             rows = self._write(path, self.sources[folder], index)
-        return {
-            "folder": np.array([folder]),
-            "id": np.array([index]),
-            "path": np.array([path]),
-            "num_rows": np.array([rows]),
-        }
+        return path, rows
 
     def _write(self, path: str, source: Source, index: int) -> int:
         examples = read_examples(source, source.row_groups[index])

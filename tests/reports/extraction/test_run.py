@@ -15,7 +15,7 @@ from rayzero.reports.extraction.endpoint import Endpoint, EndpointSettings
 from rayzero.reports.extraction.rules import Rules
 from rayzero.reports.extraction.run import FAILURES_IN_A_ROW, extract_all
 from rayzero.reports.extraction.styles import STYLES, Style
-from rayzero.reports.sentences import extract_sentences
+from rayzero.reports.sentences import extract_sentences, make_sentence
 from rayzero.studies.study import Report
 from tests.reports.extraction.server import ChatServer
 
@@ -85,11 +85,39 @@ def test_a_damaged_answer_is_asked_for_again(tmp_path: Path, chat: ChatServer) -
     assert (tally.answered, tally.cached) == (2, 0)
 
 
+def test_a_cache_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    cache = AnswerCache(str(tmp_path))
+    assert cache.get(["ab" * 32]) == {}
+    (tmp_path / "ab" / f"{'ab' * 32}.json").mkdir(parents=True)
+    with pytest.raises(ExtractionError, match=r"the cache of answers at .* cannot be read"):
+        cache.get(["ab" * 32, "cd" * 32])
+
+
 def test_key_depends_on_what_is_read_alone() -> None:
     identity = {"strategy": "model", "model": "m"}
     keys = {key: cache_key(report, MINIMAL, identity) for key, report in REPORTS.items()}
     assert keys["a"] == keys["b"]
     assert len(set(keys.values())) == 3
+
+
+class _SameWords:
+    """Says one thing of every report, and takes another part of it for the place each time."""
+
+    identity: Mapping[str, object] = {}
+    caches = False
+    parts = (("opacity in the right lung", ""), ("opacity", "right lung"))
+
+    def extract(self, reports: Mapping[str, Report], style: Style) -> Iterator[tuple[str, Outcome]]:
+        for key, (finding, place) in zip(reports, self.parts, strict=False):
+            yield key, Outcome(sentences=(make_sentence(finding, "present", place),))
+
+
+def test_sentences_of_equal_words_keep_their_findings() -> None:
+    reports = {name: Report(findings=name) for name in "ab"}
+    found, _ = extract_all(reports, _SameWords(), MINIMAL)
+    one, two = (found[name].sentences[0] for name in "ab")
+    assert one.text == two.text
+    assert [(s.finding, s.location) for s in (one, two)] == list(_SameWords.parts)
 
 
 class _FailsEachOther:

@@ -185,7 +185,8 @@ def test_folder_reads_views_labels_and_boxes(tmp_path: Path) -> None:
         {"study_id": "s3", **base, "images": "one.dcm", "views": "frontal;lateral"},
     ]
     _table(tmp_path / "studies.csv", rows)
-    _table(tmp_path / "labels.csv", [{"study_id": s, "edema": "1", "mass": ""} for s in ("s1", "s9")])
+    labels = [{"study_id": s, "edema": value, "mass": ""} for s, value in (("s1", "1"), ("s9", "1"), ("s1", "0"))]
+    _table(tmp_path / "labels.csv", labels)
     corners = {"x0": 1, "y0": 2, "x1": 30, "y1": 40}
     boxes = [
         {"image": "one.dcm", "finding": "edema", **corners, "phrase": "hazy"},
@@ -202,6 +203,7 @@ def test_folder_reads_views_labels_and_boxes(tmp_path: Path) -> None:
     assert study.labels == {"edema": 1}
     assert [(r.image_id, r.phrase, r.box) for r in study.regions] == [("s1/one", "hazy", (1, 2, 30, 40))]
     assert [q.file for q in refused] == [
+        "labels.csv, row 3",
         "boxes.csv, row 2",
         "studies.csv, row 2",
         "studies.csv, row 3",

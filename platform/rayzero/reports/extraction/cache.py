@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from fsspec.implementations.local import LocalFileSystem
 
+from rayzero.reports.extraction.base import ExtractionError
 from rayzero.reports.extraction.styles import Style, report_text
 from rayzero.storage import make_parent, open_url, whole_file
 from rayzero.studies.study import Report, Sentence
@@ -23,14 +24,26 @@ class AnswerCache:
     """
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._fs, self._root = open_url(url)
         self._local = isinstance(self._fs, LocalFileSystem)
         self._pending: dict[str, bytes] = {}
 
     def get(self, keys: Iterable[str]) -> dict[str, tuple[Sentence, ...]]:
-        """The sentences of those of ``keys`` that are kept; read side by side where the store can."""
+        """The sentences of those of ``keys`` that are kept; read side by side where the store can.
+
+        Raises ExtractionError when the store does not answer.
+        """
         paths = {self._path(key): key for key in keys}
-        read = self._fs.cat(list(paths), on_error="omit") if paths else {}
+        read = self._fs.cat(list(paths), on_error="return") if paths else {}
+        for path in [path for path, data in read.items() if isinstance(data, FileNotFoundError)]:
+            del read[path]
+        if error := next((data for data in read.values() if isinstance(data, Exception)), None):
+            # Taken for absent, every answer would be paid for once more.
+            raise ExtractionError(
+                f"the cache of answers at {self._url} cannot be read ({_first_line(error)}); see that its store is "
+                "reachable and that the key may read and list it"
+            ) from error
         found = {paths[path]: _decode(data) for path, data in read.items()}
         return {key: sentences for key, sentences in found.items() if sentences is not None}
 
@@ -61,6 +74,10 @@ def cache_key(report: Report, style: Style, identity: Mapping[str, object]) -> s
     """A hash of the text that is read, the style and its version, and the strategy's identity."""
     parts = [report_text(report), style.name, style.version, dict(identity)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _decode(data: bytes) -> tuple[Sentence, ...] | None:

@@ -42,14 +42,14 @@ def extract_all(
     cannot go on, or fails ``FAILURES_IN_A_ROW`` times; answers that came before are in the cache.
     """
     start = time.monotonic()
-    tally, interned = Tally(), dict[str, Sentence]()
+    tally, interned = Tally(), dict[Sentence, Sentence]()
     texts = {key: report_text(report) for key, report in reports.items()}
     distinct = {text: reports[key] for key, text in texts.items() if text}
     tally.reports = len(distinct)
     found: dict[str, Extracted] = {"": Extracted(())}
     for text, extracted in _answers(distinct, strategy, style, cache, tally):
         # Sentences repeat across reports: one object for each keeps a large corpus in memory.
-        found[text] = Extracted(tuple(interned.setdefault(s.text, s) for s in extracted.sentences), extracted.fallback)
+        found[text] = Extracted(tuple(interned.setdefault(s, s) for s in extracted.sentences), extracted.fallback)
         tally.seconds = time.monotonic() - start
         on_progress(tally)
     return {key: found[text] for key, text in texts.items()}, tally

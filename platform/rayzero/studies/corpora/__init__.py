@@ -53,7 +53,8 @@ _ALL: tuple[Corpus, ...] = (
     CtRate("ct-rate-fixed", fixed=True),
     RadChestCt(),
     Inspect(),
-    BimcvCovid19(),
+    BimcvCovid19("bimcv-covid19-cxr", "radiograph"),
+    BimcvCovid19("bimcv-covid19", "ct"),
 )
 _CORPORA = {item.name: item for item in _ALL}
 

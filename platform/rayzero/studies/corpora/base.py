@@ -35,6 +35,9 @@ _VOLUME_ENDINGS = ("/", ".nii", ".nii.gz", ".npz", ".zip")
 REPORT_BYTES = 2**20
 """The longest file of a report. What is longer is something else, and every sentence of it would be searched."""
 
+ATTRIBUTES_BYTES = 2**24
+"""The longest file of DICOM attributes: a display table of 65,536 entries takes less than one MiB as JSON."""
+
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 }  # fmt: skip
@@ -48,7 +51,7 @@ class FileRef:
     A path that ends in "/" is the folder of a DICOM CT series. ``view`` is what the corpus's own table says, which
     outranks the file's header. ``size`` (height, width) is the frame in which the corpus measures regions on this
     image; None when its tables do not say. ``header`` is what they say of a volume whose file says nothing, or is
-    wrong.
+    wrong. ``attributes_file`` (relative path) holds the DICOM attributes of a PNG of stored values, as JSON.
     """
 
     image_id: str
@@ -56,6 +59,7 @@ class FileRef:
     view: View | None = None
     size: tuple[int, int] | None = None
     header: VolumeHeader | None = None
+    attributes_file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +182,14 @@ def _read_file(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
     data = _read(fs, base, file.path)
     if is_volume(data):
         return shared_sandbox(VOLUME_LIMITS).read_volume(data, name=file.image_id, header=file.header)
-    return shared_sandbox().read_image(data, name=file.image_id)
+    attributes = ""
+    if file.attributes_file:
+        try:
+            attributes = _decode(_read(fs, base, file.attributes_file, ATTRIBUTES_BYTES), "it")
+        except StudyFileError as error:
+            reason = f"the JSON file of its DICOM attributes, which say its polarity, does not read ({error.reason})"
+            raise StudyFileError("header", reason) from None
+    return shared_sandbox().read_image(data, name=file.image_id, attributes=attributes)
 
 
 def _read_series(fs: AbstractFileSystem, base: str, file: FileRef) -> Image:
@@ -254,11 +265,11 @@ def _unreadable(
     return StudyFileError("open", f"the {kind} cannot be read: {reason}")
 
 
-def _decode(data: bytes) -> str:
+def _decode(data: bytes, what: str = "the report") -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StudyFileError("report", f"the report is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise StudyFileError("report", f"{what} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _refusal(ref: StudyRef, path: str, error: StudyFileError, stage: str = "") -> Quarantined:

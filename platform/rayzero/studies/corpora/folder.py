@@ -40,7 +40,11 @@ class FolderCorpus:
     def studies(self, root: str) -> Iterator[StudyRef | Quarantined]:
         """See ``Corpus.studies``."""
         tables = existing(root, [_LABELS, _BOXES])
-        labels = {row["study_id"]: row for row in read_rows(root, _LABELS, ("study_id",))} if _LABELS in tables else {}
+        labels: dict[str, Row] = {}
+        if _LABELS in tables:
+            for row in read_rows(root, _LABELS, ("study_id",)):
+                if labels.setdefault(row["study_id"], row) is not row:
+                    yield row.refused(ValueError("the study has a row already, which counts"), study_id=row["study_id"])
         boxes: dict[str, list[Row]] = defaultdict(list)
         if _BOXES in tables:
             for row in read_rows(root, _BOXES, ("image", "finding", *_CORNERS), optional=("phrase",)):
