@@ -166,7 +166,7 @@ def test_an_error_of_a_task_is_its_own_one_line() -> None:
         raise LakeError(f"part {group} is gone")
 
     with pytest.raises(LakeError) as raised:
-        list(mapped(no_lake, [1], most=1))
+        list(mapped(no_lake, [1], name="no_lake", most=1))
     assert (type(raised.value), str(raised.value)) == (LakeError, "part 1 is gone")
 
 
