@@ -14,7 +14,7 @@ from rayzero.config import load_config
 from rayzero.studies.loading import lake_source
 from rayzero.training import loop
 from rayzero.training.plan import Plan, count_parts, describe, state_bytes
-from rayzero.training.throughput import model_flops, peak_flops
+from rayzero.training.throughput import model_flops
 from tests.alignment import test_brgsa
 from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
@@ -71,9 +71,6 @@ def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:
     half = model_flops(network, batch(network.text, range(len(SAID) // 2)))
     assert 1.5 * half < counted < 4 * half
     assert all(p.grad is None and torch.equal(p, before[name]) for name, p in network.named_parameters())
-    assert peak_flops("NVIDIA H100 80GB HBM3") == peak_flops("NVIDIA H200") == 989e12
-    assert peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert peak_flops("a CPU") is None
 
 
 def test_a_count_that_does_not_fit_leaves_the_model_as_it_was(tmp_path: Path) -> None:

@@ -11,23 +11,39 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rayzero.alignment.base import Batch, PretrainingModel
 
-# Dense bf16 with fp32 accumulation, in operations per second, as the makers give it.
+# By the name that the driver gives them. Dense bf16 with fp32 accumulation, in operations per second, from NVIDIA's
+# data sheets; of those that tell the rate with sparsity alone, half.
 _PEAKS = {
-    "A100": 312e12,
     "A10": 125e12,
-    "L40S": 362e12,
+    "A30": 165e12,
+    "A40": 149.7e12,
+    "A100-SXM4-40GB": 312e12,
+    "A100-SXM4-80GB": 312e12,
+    "A100-PCIE-40GB": 312e12,
+    "A100 80GB PCIe": 312e12,
+    "L4": 121e12,
+    "L40": 181.05e12,
+    "L40S": 362.05e12,
+    "RTX 6000 Ada Generation": 364.25e12,
     "H100 PCIe": 756e12,
-    "H100": 989e12,
+    "H100 NVL": 835e12,
+    "H100 80GB HBM3": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
-    "GH200": 989e12,
+    "GH200 120GB": 989e12,
+    "GH200 480GB": 989e12,
+    "GH200 144G HBM3e": 989e12,
     "B200": 2250e12,
+    "GB200": 2500e12,
 }
 
 
 def peak_flops(device: str) -> float | None:
-    """The peak rate of an accelerator by its name; None for one that is not listed."""
-    known = sorted((name for name in _PEAKS if name in device), key=len)
-    return _PEAKS[known[-1]] if known else None
+    """The peak rate of the accelerator of exactly this name; None for one that is not listed.
+
+    A part of a name tells nothing: an A10G has half the rate of an A10, and a MIG slice a part of its GPU's.
+    """
+    return _PEAKS.get(device.removeprefix("NVIDIA "))
 
 
 def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | None = None, *, bf16: bool = False) -> int:
