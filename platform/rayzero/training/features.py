@@ -38,7 +38,8 @@ from rayzero.studies.study import Split
 _ENCODE_BATCH = 16
 # The settings that decide what an encoder gets to see, and which texts are kept beside it.
 _PREPARED = {
-    "input", "companions", "statuses", "views", "intensity", "geometry", "volume_spacing_mm", "volume_shape", "hu_range"
+    "input", "companions", "statuses", "views", "intensity", "geometry", "crop", "volume_spacing_mm", "volume_shape",
+    "hu_range",
 }  # fmt: skip
 
 
