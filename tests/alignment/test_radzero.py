@@ -98,3 +98,12 @@ def test_the_paper_s_loss_is_twice_the_code_s(bert: Path) -> None:
 def test_unknown_variants_are_refused(setting: str) -> None:
     with pytest.raises(ValidationError, match=setting):
         RadZeroSettings(**{setting: "other"})
+
+
+def test_autocast_rounds_no_map_and_no_score(bert: Path) -> None:
+    network = model(bert).float()
+    image, text = network.encode_image(films().float()), network.encode_text(network.text.tokenize(SENTENCES))
+    with torch.autocast("cpu", torch.bfloat16):
+        score, maps = network.score(image, text), network.similarity_map(image, text)
+    torch.testing.assert_close(score, network.score(image, text), rtol=0, atol=0)
+    torch.testing.assert_close(maps, network.similarity_map(image, text), rtol=0, atol=0)

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rayzero.ops import similarity_tiles
+from rayzero.ops.precision import as_given
 from rayzero.ops.similarity_tiles import Attention, Gradients
 
 
@@ -69,7 +70,8 @@ def vl_cabs(
     if tau.numel() != 1 or not 0.0 < float(tau.detach()) < math.inf:
         raise ValueError(f"temperature must be one positive number, got {temperature!r}")
     bias = _bias(tokens, token_mask, value_scale, wide)
-    result: Tensor = _VLCabs.apply(text.contiguous(), tokens.contiguous(), tau, bias, similarity == "cosine")
+    with as_given(text):
+        result: Tensor = _VLCabs.apply(text.contiguous(), tokens.contiguous(), tau, bias, similarity == "cosine")
     if similarity == "dot":
         result = result / torch.linalg.vector_norm(text, dim=-1, dtype=wide)
     return result
