@@ -158,10 +158,12 @@ class RadZero(AlignmentModel):
 def _unit(rows: Tensor) -> Tensor:
     """Rows of unit length, in fp32: half-precision cosines divided by 0.07 would be too coarse.
 
-    On a GPU bfloat16 rows are rounded back: ``vl_cabs`` multiplies them exactly there, and sums in fp32.
+    On a GPU that computes in bfloat16 they are rounded to it: ``vl_cabs`` multiplies them exactly there, by its fused
+    kernels, and sums in fp32. Autocast must be asked: the norm before gives fp32 whatever the rest is in.
     """
     unit = F.normalize(wide(rows), dim=-1, eps=1e-12)
-    return unit.to(rows.dtype) if rows.is_cuda and rows.dtype == torch.bfloat16 else unit
+    casts = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    return unit.to(torch.bfloat16) if rows.is_cuda and (casts or rows.dtype == torch.bfloat16) else unit
 
 
 def _build(config: Config) -> RadZero:
