@@ -8,6 +8,9 @@ python -m jobs.evaluate --scores CT-RATE_LT_epoch38.csv --images valid_image.csv
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -68,8 +71,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.companions is not None:
         chosen_views = [name for name in options.companions.split(",") if name]
         bundle = replace(bundle, config=override(bundle.config, {"data.companions": chosen_views}))
+    out = options.out or _own_folder(options, options.bundle, fingerprint(options.bundle), lake.fingerprint)
     result, where = evaluate(
-        protocol, lake, options.bundle, bundle, options, out=options.out, labels=labels, split=options.split
+        protocol, lake, options.bundle, bundle, options, out=out, labels=labels, split=options.split
     )
     _finish(result, where)
 
@@ -112,7 +116,19 @@ def _evaluate_scores(options: argparse.Namespace, protocol: Protocol) -> None:
         config=settings,
         system=options.system,
     )
-    _finish(result, write_report(result, options.out, overlays=0))
+    out = options.out or _own_folder(options, options.system)
+    _finish(result, write_report(result, out, overlays=0))
+
+
+def _own_folder(options: argparse.Namespace, of: str, *identities: str) -> str:
+    """Where a report goes by default: the same command finds it again, another model, lake or question has its own.
+
+    ``identities`` are those of what may change in its place.
+    """
+    asked = [getattr(options, name) for name in ("split", "companions", "labels", "prompts", "queries", "scores")]
+    digest = hashlib.sha256(json.dumps([options.protocol, *identities, *asked, options.images]).encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", of.rstrip("/").rsplit("/", 1)[-1])
+    return f"runs/evaluation/{options.protocol}-{name}-{digest[:8]}"
 
 
 def _with_tables(options: argparse.Namespace, protocol: Protocol) -> Protocol:
@@ -178,7 +194,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--scores", help="CSV of scores that were computed elsewhere, in place of a bundle")
     parser.add_argument("--images", help="CSV that lists the images of --scores, row by row, where it has no ids")
     parser.add_argument("--system", default="scores", help="what computed --scores")
-    parser.add_argument("--out", default="runs/evaluation", help="folder or URL for report.json and report.html")
+    parser.add_argument(
+        "--out",
+        help="folder or URL for report.json and report.html (default: one of its own in runs/evaluation, by protocol, "
+        "bundle, lake and what else is asked)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -85,13 +85,10 @@ def locate(grid: Float, geometry: AnyGeometry, threshold: float) -> Located:
 def extent(geometry: AnyGeometry) -> Extent:
     """The box of the image (x0, y0, x1, y1) that the patch grid covers; it overhangs an image that was padded."""
     if isinstance(geometry, VolumeGeometry):
-        _, (top, bottom), (left, right) = _covered(geometry)
-        return left, top, right, bottom
-    if geometry.kind == "stretch":
-        return 0, 0, geometry.width, geometry.height
-    side = max(geometry.height, geometry.width)
-    top, left = (side - geometry.height) // 2, (side - geometry.width) // 2
-    return -left, -top, side - left, side - top
+        _, (y0, y1), (x0, x1) = _covered(geometry)
+        return x0, y0, x1, y1
+    (top, bottom), (left, right) = geometry.covered
+    return left, top, right, bottom
 
 
 def depth(geometry: AnyGeometry) -> tuple[float, float] | None:
@@ -192,7 +189,7 @@ def _plane(grid: Float, geometry: AnyGeometry, side: int, z: int | None) -> Floa
         section: Float = scaled.restore(grid, slice(z, z + 1))[0]
         return section
     height, width = _within((geometry.height, geometry.width), side)
-    return Geometry(height, width, geometry.kind).restore(grid)
+    return replace(geometry, height=height, width=width).restore(grid)
 
 
 def _scaled(geometry: VolumeGeometry, shape: tuple[int, int, int]) -> VolumeGeometry:

@@ -78,6 +78,6 @@ def to_input(subject: Subject, about: Description) -> Prepared:
     companions = {name: one.image for name, one in subject.companions.items()}
     views = [image, *(companions.get(name) for name in COMPANIONS)]
     height, width = image.shape
-    geometry = Geometry(height, width, about.data.geometry)
+    geometry = Geometry(height, width, about.data.geometry, about.data.crop)
     pixels, present = prepare_views(views, about.data, about.resolution)
     return Prepared(ModelInput(np.asarray(pixels), tuple(present)), geometry)

@@ -40,6 +40,8 @@ def test_augmentation_is_each_recipe_s_own() -> None:
     }  # fmt: skip
     assert found == {name: published.get(name, {}) for name in found}
     assert preset_config("carzero", []).vision.resolution == 224
+    # What tests see of a film (section 1): the others see all of it.
+    assert {name: preset_config(name, []).data.crop for name in found} == dict.fromkeys(found, 1.0) | {"carzero": 0.875}
     # Of volumes, BrgSA's own crop.
     assert preset_config("brgsa", []).model["crop"] == [112, 224, 224]
 
@@ -73,6 +75,8 @@ def test_overrides_are_dotted_and_typed() -> None:
         (["data.augmentation.flip=0.5", "vision.cache_features=true"], "flip: needs vision.cache_features=false"),
         (["data.augmentation.crop=1.2"], "data.augmentation.crop=1.2: "),
         (["data.augmentation.rotation=9", "data.input=volume"], "data.augmentation.rotation: for radiographs alone"),
+        (["data.crop=0.9", "data.input=volume"], "data.crop: for radiographs alone"),
+        (["data.crop=1.5"], "data.crop=1.5: "),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy(overrides: list[str], message: str) -> None:

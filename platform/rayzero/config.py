@@ -94,6 +94,13 @@ class DataConfig(Settings):
     views: tuple[Literal["frontal", "lateral", "other", "unknown"], ...] = Field(("frontal",), min_length=1)
     intensity: Intensity = Field("voi", description="How stored values become [0, 1], see rayzero.studies.preprocess")
     geometry: Literal["stretch", "pad"] = "stretch"
+    crop: float = Field(
+        1.0,
+        ge=0.1,
+        le=1.0,
+        description="Side of the centred square of each radiograph that goes in, over its own side; in training steps "
+        "data.augmentation.crop takes another in its place",
+    )
     volume_spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         (3.0, 1.5, 1.5), description="Voxels (z, y, x) that volumes are resampled to"
     )
@@ -107,9 +114,12 @@ class DataConfig(Settings):
     @model_validator(mode="after")
     def _volumes_only_flip(self) -> DataConfig:
         others = [f"data.augmentation.{name}" for name in self.augmentation.changed if name != "flip"]
+        if self.crop < 1.0:
+            others.insert(0, "data.crop")
         if self.input == "volume" and others:
             raise ValueError(
-                f"{', '.join(others)}: for radiographs alone; volumes take data.augmentation.flip, and BrgSA model.crop"
+                f"{', '.join(others)}: for radiographs alone; volumes take data.volume_shape, data.augmentation.flip, "
+                "and BrgSA model.crop"
             )
         return self
 

@@ -230,3 +230,14 @@ def test_towers_of_other_sizes_are_refused(folder: Path, tmp_path: Path) -> None
     bundle = save_bundle(str(tmp_path / "mrm"), registry.build(source), source, {})
     with pytest.raises(ConfigError, match=r"vision\.blocks\.1.* is absent there"):
         registry.build(config("alta", folder, f"model.mrm={bundle}", "model.depth=2"))
+
+
+def test_autocast_rounds_no_map_and_no_score(folder: Path) -> None:
+    vision = records.vit()
+    model = Alta(vision, tiny_text(folder), ImageDecoder(vision, records.SETTINGS, 16), records.SETTINGS).float().eval()
+    image = model.encode_image(torch.rand(2, 1, 16, 16))
+    text = model.encode_text(model.text.tokenize(["There is edema", "There is no nodule of the left lung"]))
+    with torch.autocast("cpu", torch.bfloat16):
+        score, maps = model.score(image, text), model.similarity_map(image, text)
+    torch.testing.assert_close(score, model.score(image, text), rtol=0, atol=0)
+    torch.testing.assert_close(maps, model.similarity_map(image, text), rtol=0, atol=0)

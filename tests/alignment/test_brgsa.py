@@ -289,3 +289,13 @@ def test_images_that_cannot_be_read_are_named(given: str, tmp_path: Path) -> Non
     arguments, message = calls[given]
     with pytest.raises(ValueError, match=message):
         model.encode_image(**arguments)  # type: ignore[arg-type]
+
+
+def test_autocast_rounds_no_map_and_no_score(tmp_path: Path) -> None:
+    model = build(tmp_path, pairing="both").float()
+    image = model.encode_image(volumes(2).float())
+    text = model.encode_text(model.text.tokenize(list(CAPTIONS)))
+    with torch.autocast("cpu", torch.bfloat16):
+        score, maps = model.score(image, text), model.similarity_map(image, text)
+    torch.testing.assert_close(score, model.score(image, text), rtol=0, atol=0)
+    torch.testing.assert_close(maps, model.similarity_map(image, text), rtol=0, atol=0)

@@ -98,3 +98,23 @@ def test_the_paper_s_loss_is_twice_the_code_s(bert: Path) -> None:
 def test_unknown_variants_are_refused(setting: str) -> None:
     with pytest.raises(ValidationError, match=setting):
         RadZeroSettings(**{setting: "other"})
+
+
+def test_autocast_rounds_no_map_and_no_score(bert: Path) -> None:
+    network = model(bert).float()
+    image, text = network.encode_image(films().float()), network.encode_text(network.text.tokenize(SENTENCES))
+    with torch.autocast("cpu", torch.bfloat16):
+        score, maps = network.score(image, text), network.similarity_map(image, text)
+    torch.testing.assert_close(score, network.score(image, text), rtol=0, atol=0)
+    torch.testing.assert_close(maps, network.similarity_map(image, text), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the fused kernels need a GPU")
+def test_a_run_in_bfloat16_gives_the_fused_kernels_their_rows(bert: Path) -> None:
+    """The layer norm before them gives fp32 under autocast, which would take the slow path of fp32 rows."""
+    network = model(bert).float().cuda()
+    with torch.autocast("cuda", torch.bfloat16):
+        image = network.encode_image(films().float().cuda())
+        text = network.encode_text(network.text.tokenize(SENTENCES).to("cuda"))
+    assert image.tokens.dtype == text.pooled.dtype == torch.bfloat16
+    assert network.encode_image(films().float().cuda()).tokens.dtype == torch.float32

@@ -60,7 +60,8 @@ def compare(settings: dict[str, Any]) -> None:
     optimizer = torch.optim.AdamW(parameter_groups(bare, config), lr=training.lr, betas=training.betas)
 
     def engine_step(worker: _Worker, examples: Any, step: int) -> float:
-        values = worker._step(examples)
+        batch = worker._collate(examples, worker.engine.module, step)
+        values = worker._step(examples, batch)
         worker.state.step += 1
         worker.monitor.step(worker.state.step, training.batch_size, values, worker.engine.module, 0.0)
         return values["loss"]
@@ -80,7 +81,7 @@ def compare(settings: dict[str, Any]) -> None:
     takes = (partial(engine_step, ours), bare_step, partial(engine_step, compiled))
     seconds: list[list[float]] = [[] for _ in takes]
     losses: list[list[float]] = [[] for _ in takes]
-    for step, examples in enumerate(ours._batches()):
+    for step, (examples, _) in enumerate(ours._batches()):
         # Each goes first as often: the first one shares its core with the reading of the next batch.
         for which in (*range(step % len(takes), len(takes)), *range(step % len(takes))):
             start = time.perf_counter()

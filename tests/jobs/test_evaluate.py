@@ -46,3 +46,21 @@ def test_the_command_writes_a_report_and_prints_the_figures(tmp_path: Path, caps
     assert "no bundle here" in lines[2]
     assert "did you mean 'phantom'" in lines[3]
     assert "argument --batch-size: '0' is not a whole number from 1 up" in lines[-1]
+
+
+def test_without_out_each_evaluation_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report of other weights, of another lake or by other labels must not take the place of this one."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config(None, ["vision.resolution=64", "model.heads=6", "model.blocks=1", "evaluation.overlays=0"])
+    for name in ("one", "other"):
+        # Random weights: the second model is another.
+        save_bundle(f"bundles/{name}", registry.build(config), config, {})
+    make_lake(tmp_path / "lake", validation=8, test=12)
+    asked = ["--lake", "lake", "--protocol", "phantom", "--bootstrap", "20"]
+    run(["--bundle", "bundles/one/", *asked])
+    (first,) = Path("runs/evaluation").iterdir()
+    assert first.name.startswith("phantom-one-")
+    run(["--bundle", str(tmp_path / "bundles" / "one"), *asked])
+    assert list(Path("runs/evaluation").iterdir()) == [first]
+    run(["--bundle", "bundles/other", *asked])
+    assert len(list(Path("runs/evaluation").iterdir())) == 2

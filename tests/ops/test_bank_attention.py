@@ -67,6 +67,10 @@ def test_half_precision_is_computed_in_float32() -> None:
     assert out.dtype == torch.bfloat16
     expected = knowledge_bank_reference(query.double(), bank.double())
     torch.testing.assert_close(out.double(), expected, rtol=2**-8, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(knowledge_bank(query, bank), out, rtol=0, atol=0)
+        # Its backward pass, which autocast does not reach, recomputes the attention from what this one sums.
+        torch.testing.assert_close(knowledge_bank(query.float(), bank.float()).double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("query", "bank"), [((3, 4), (5, 6)), ((4,), (5, 4)), ((0, 4), (5, 4)), ((3, 4), (0, 4))])

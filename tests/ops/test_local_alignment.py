@@ -152,3 +152,19 @@ def test_texts_without_words_and_images_without_views_are_refused() -> None:
         local_alignment(image, word, mask.long(), 4, 5, 10)
     with pytest.raises(ValueError, match="nothing to align"):
         local_alignment(image, word[:0], mask[:0], 4, 5, 10)
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    """Temperatures of 14, which both start at, would make a rounded cosine a score that is off by one."""
+    image, word, word_mask, patch_mask, _ = problem(3, [2, 5, 4], 9, 32, seed=4)
+    rounded = [rows.detach().bfloat16().requires_grad_() for rows in (image, word)]
+    temperatures = (14.3, 14.3, 14.3)
+    scores = local_alignment(*rounded, word_mask, *temperatures, patch_mask=patch_mask)
+    assert scores.dtype == torch.float32
+    exact = [rows.detach().double() for rows in rounded]
+    expected = local_alignment_reference(*exact, word_mask, *temperatures, patch_mask=patch_mask)
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = local_alignment(*rounded, word_mask, *temperatures, patch_mask=patch_mask)
+    torch.testing.assert_close(again, scores, rtol=0, atol=0)
+    assert [grad.dtype for grad in torch.autograd.grad(scores.sum(), rounded)] == [torch.bfloat16] * 2

@@ -145,6 +145,12 @@ def test_half_precision_rows_are_computed_in_float32() -> None:
     same_rows = vl_cabs_reference(*(rows.detach().double() for rows in rounded), 0.07)
     torch.testing.assert_close(scores.double(), same_rows, rtol=0, atol=2e-6)
     assert (same_rows - vl_cabs_reference(text, image, 0.07)).abs().max() < 2e-3
+    # Also with few tokens, where products of tokens are formed, and in a region that rounds products.
+    few = rounded[1][:, :4]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(vl_cabs(*rounded, 0.07), scores, rtol=0, atol=0)
+        cast = vl_cabs(rounded[0], few, 0.07)
+    torch.testing.assert_close(cast, vl_cabs(rounded[0], few, 0.07), rtol=0, atol=0)
     assert [grad.dtype for grad in torch.autograd.grad(scores.sum(), rounded)] == [torch.bfloat16] * 2
 
 

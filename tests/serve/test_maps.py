@@ -37,6 +37,19 @@ def test_padding_is_undone() -> None:
     assert maps.extent(Geometry(1600, 800, "pad")) == (-400, 0, 1200, 1600)
 
 
+def test_a_map_of_a_cropped_film_covers_what_was_shown() -> None:
+    # 1000 x 500 padded to a square, of which the centred 800 x 800 were shown: 150 columns beyond either side.
+    geometry = Geometry(1000, 500, "pad", 0.8)
+    assert maps.extent(geometry) == (-150, 100, 650, 900)
+    found = maps.locate(_grid(1, 3), geometry, threshold=0.0)
+    assert found.peak[:2] == pytest.approx((200, 250), abs=10)
+    restored = geometry.restore(_grid(1, 3))
+    assert restored.shape == (1000, 500)
+    # Nothing is claimed of what was not shown.
+    assert restored[:100].max() == restored[900:].max() == -4.0
+    assert restored[249, 200] == pytest.approx(4.0, abs=0.1)
+
+
 def test_no_box_below_the_threshold_and_only_the_area_of_the_peak_counts() -> None:
     grid = _grid(1, 1)
     assert maps.locate(grid, Geometry(80, 80, "stretch"), threshold=5.0).box is None

@@ -242,6 +242,24 @@ def test_validation_is_never_changed(tmp_path: Path) -> None:
     )
 
 
+def test_a_random_crop_is_of_the_whole_film_and_the_centred_one_of_everything_else(tmp_path: Path) -> None:
+    source = lake_source(toy_lake(str(tmp_path / "lake"), train=4), "train", DataConfig(crop=0.5), 16)
+    whole = stacked(read_examples(replace(source, data=DataConfig(), resolution=32), source.row_groups[0]))
+    np.testing.assert_array_equal(stacked(read_examples(source, source.row_groups[0])), whole[..., 8:24, 8:24])
+    seen = {}
+    for name, settings in (("random", AugmentationConfig(crop=0.5)), ("centred", AugmentationConfig(scale=(1, 1)))):
+        data = DataConfig(crop=0.5, augmentation=settings)
+        some = read_examples(replace(source, data=data), source.row_groups[0], Augmentation(data, seed=0, epoch=0))
+        seen[name] = stacked(some)
+    np.testing.assert_array_equal(seen["centred"], whole[..., 8:24, 8:24])
+    for image, film in zip(seen["random"], whole, strict=True):
+        places = [
+            (y, x) for y in range(17) for x in range(17) if np.array_equal(image[0], film[0, y : y + 16, x : x + 16])
+        ]
+        assert places
+    assert not np.array_equal(seen["random"], seen["centred"])
+
+
 def test_a_marked_side_stays_where_the_text_says(tmp_path: Path) -> None:
     """Through a lake: studies with a bright left half, half of them with a text that says so."""
     film = np.zeros((64, 64), np.uint8)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rayzero.config import DataConfig
 from rayzero.studies.dicom import read_radiograph
 from rayzero.studies.files import read_image
-from rayzero.studies.preprocess import to_unit
+from rayzero.studies.preprocess import prepare, to_unit
 from rayzero.studies.study import Image
 from tests.studies.films import dataset, encode, raster
 
@@ -55,3 +56,23 @@ def test_a_flat_film_is_no_division_by_zero(preset: Any) -> None:
     for value in (0, 7):
         image = Image.from_array("x", np.full((4, 4), value, np.uint16), view="frontal", bits=12)
         assert np.isfinite(to_unit(image, preset)).all()
+
+
+@pytest.mark.parametrize("geometry", ["stretch", "pad"])
+def test_a_centre_crop_is_the_middle_of_the_whole_film(geometry: Any) -> None:
+    """CARZero spec, section 1: the centred 224 of a film laid on 256."""
+    y, x = np.mgrid[:40, :50]
+    smooth = (2000 + 1000 * np.sin(y / 9) * np.cos(x / 7)).astype(np.uint16)
+    film = Image.from_array("x", smooth, view="frontal", bits=12)
+    whole, _ = prepare(film, DataConfig(geometry=geometry), 256)
+    shown, laid = prepare(film, DataConfig(geometry=geometry, crop=0.875), 224)
+    np.testing.assert_array_equal(shown, whole[:, 16:240, 16:240])
+    # What was shown comes back to where it was; what was not has the least value.
+    restored = laid.restore(shown[0])
+    assert restored.shape == film.shape
+    (top, bottom), (left, right) = laid.covered
+    rows, columns = slice(max(0, top), bottom), slice(left, right)
+    unit = to_unit(film, "voi")[rows, columns]
+    assert np.corrcoef(restored[rows, columns].ravel(), unit.ravel())[0, 1] > 0.98
+    assert (restored[:, :left] == shown.min()).all()
+    assert (restored[:, right:] == shown.min()).all()

@@ -110,7 +110,8 @@ def test_cached_features_are_shared_exactly_when_they_are_the_same(tmp_path: Pat
     base = load_config(None, [])
     key = cache_key(base, lake, "train")
     assert key == cache_key(load_config(None, ["training.lr=1", "seed=7", "data.shuffle_window=3"]), lake, "train")
-    for change in ("vision.resolution=64", "data.intensity=minmax", "data.geometry=pad", "data.views=[lateral]"):
+    shown = ("vision.resolution=64", "data.intensity=minmax", "data.geometry=pad", "data.crop=0.9")
+    for change in (*shown, "data.views=[lateral]"):
         assert key != cache_key(load_config(None, [change]), lake, "train")
     assert key != cache_key(base, lake, "validation")
     # A study may have a report and no sentence, or the other way round, and is then trained on by the one alone.

@@ -14,9 +14,6 @@ from rayzero.config import load_config
 from rayzero.studies.loading import lake_source
 from rayzero.training import loop
 from rayzero.training.plan import Plan, count_parts, describe, state_bytes
-from rayzero.training.throughput import model_flops, peak_flops
-from tests.alignment import test_brgsa
-from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
 from tests.toys import toy_lake
 
@@ -59,44 +56,6 @@ def test_the_stage_that_a_run_takes_is_marked(settings: list[str], stage: int, w
     assert marked.split()[0] == str(stage)
     assert marked.endswith(f"<- {why}")
     assert config.training.stage_of(config.training.workers) == stage
-
-
-def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:
-    tiny_bert(tmp_path)
-    network = model(tmp_path)
-    before = {name: p.clone() for name, p in network.named_parameters()}
-    data = batch(network.text, range(len(SAID)))
-    counted = model_flops(network, data)
-    # Twice the images: more than as much, for the texts and the comparisons come on top.
-    half = model_flops(network, batch(network.text, range(len(SAID) // 2)))
-    assert 1.5 * half < counted < 4 * half
-    assert all(p.grad is None and torch.equal(p, before[name]) for name, p in network.named_parameters())
-    assert peak_flops("NVIDIA H100 80GB HBM3") == peak_flops("NVIDIA H200") == 989e12
-    assert peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert peak_flops("a CPU") is None
-
-
-def test_a_count_that_does_not_fit_leaves_the_model_as_it_was(tmp_path: Path) -> None:
-    """The first step would start from the gradients of half a backward pass, in inference mode."""
-    tiny_bert(tmp_path)
-    network = model(tmp_path).train()
-    data = batch(network.text, range(len(SAID)))
-
-    def full(grad: torch.Tensor) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    # The first parameter that the forward pass uses is among the last that the backward pass reaches.
-    next(p for p in network.text.parameters() if p.requires_grad).register_hook(full)
-    with pytest.raises(torch.OutOfMemoryError):
-        model_flops(network, data)
-    assert network.training
-    assert all(p.grad is None for p in network.parameters())
-
-
-def test_operations_are_those_of_the_crop_that_training_sees(tmp_path: Path) -> None:
-    whole, cropped = test_brgsa.build(tmp_path), test_brgsa.build(tmp_path, crop=(4, 8, 8))
-    assert model_flops(cropped, test_brgsa.batch(cropped)) < model_flops(whole, test_brgsa.batch(whole))
-    assert not cropped.training
 
 
 @pytest.mark.parametrize("fits", [True, False])

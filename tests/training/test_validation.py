@@ -30,6 +30,7 @@ from rayzero.studies.lake import Lake, open_lake, write_lake
 from rayzero.studies.loading import lake_source
 from rayzero.studies.preprocess import prepare
 from rayzero.studies.study import Image, Sentence
+from rayzero.training.progress import score
 from rayzero.training.run import check_monitor
 from rayzero.training.validation import validate
 from rayzero.training.zero_shot import FIGURES
@@ -69,6 +70,17 @@ def test_studies_without_labels_leave_the_figures_to_the_others(tmp_path: Path) 
     nothing = validate(model, silent, config, rank=0, world_size=1)
     assert nothing["validation/findings"] == 0
     assert math.isnan(nothing["validation/macro_auroc"])
+
+
+def test_a_split_without_texts_has_no_loss(tmp_path: Path) -> None:
+    """0 would be the best figure that a run can reach."""
+    model, config = built(tmp_path, "training.monitor=loss")
+    silent = [replace(toy_study(index, "validation"), sentences=()) for index in range(2)]
+    lake = write_lake(str(tmp_path / "silent"), [toy_study(0, "train"), *silent])
+    source = lake_source(lake, "validation", config.data, 64)
+    figures = validate(model, source, config, rank=0, world_size=1)
+    assert math.isnan(figures["validation/loss"])
+    assert score(figures, config.training) is None
 
 
 @pytest.mark.parametrize("change", ["training.early_stopping=3", "training.schedule=plateau"])

@@ -44,6 +44,7 @@ from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
 from rayzero.ops.collectives import largest_of_processes
 from rayzero.ops.contrastive import info_nce
 from rayzero.ops.local_alignment import local_alignment
+from rayzero.ops.precision import as_given, wide
 
 _LARGEST_SCALE = 100.0
 
@@ -118,13 +119,14 @@ class Alta(AlignmentModel):
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Logits (B, T): cosine of the global vectors times the learned scale."""
-        return self.scale("log_scale") * image.pooled @ text.pooled.T
+        return self._logits(image.pooled, text.pooled)
 
     def similarity_map(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Patch logits (B, T, h, w) on the current frontal: mean cosine of a patch and the words, times the scale."""
         words = _unit(text.tokens) * text.mask.unsqueeze(-1)
         mean = words.sum(dim=1) / text.mask.sum(dim=1, keepdim=True).clamp(min=1)
-        scores = torch.einsum("td,bnd->btn", mean, _unit(image.tokens)) * self.scale("log_scale")
+        with as_given(mean):
+            scores = torch.einsum("td,bnd->btn", mean, _unit(image.tokens)) * self.scale("log_scale")
         return scores.reshape(*scores.shape[:2], *image.grid)
 
     def represent(self, batch: Batch) -> dict[str, Tensor]:
@@ -155,7 +157,7 @@ class Alta(AlignmentModel):
         """The four losses, summed; each process scores its own images against the texts of all."""
         texts, positives = distinct_texts(_pack(represented, group), batch, group)
         text, words, word_mask = _unpack(texts, represented["text"].shape[1])
-        logits = self.scale("log_scale") * represented["image"] @ text.T
+        logits = self._logits(represented["image"], text)
         scores = local_alignment(
             represented["patches"],
             words,
@@ -170,6 +172,11 @@ class Alta(AlignmentModel):
         }
         named = {name: part.detach() for name, part in parts.items()}
         return {"loss": torch.stack(list(parts.values())).sum(), **named}
+
+    def _logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Cosines (B, T) of unit rows times the learned scale."""
+        with as_given(images):
+            return self.scale("log_scale") * images @ wide(texts).T
 
     def _encode(self, views: Views, patches: Tensor) -> Tensor:
         """Tokens (M, 1 + n, C) of ``patches`` (M, n, C), told apart by view and time."""
@@ -224,8 +231,7 @@ def _unpack(rows: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _unit(rows: Tensor) -> Tensor:
     """Rows of unit length, in fp32 at least."""
-    wide = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
-    return F.normalize(wide, dim=-1, eps=1e-12)
+    return F.normalize(wide(rows), dim=-1, eps=1e-12)
 
 
 def _build(config: Config) -> Alta:

@@ -10,8 +10,9 @@ Letters in shapes: B images, T texts, N patch tokens, L word tokens, D width of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal, Self
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,17 +84,17 @@ class Batch:
     def __len__(self) -> int:
         return self.positives.shape[0]
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on ``device``."""
-        return Batch(
-            texts=self.texts.to(device),
-            text_ids=self.text_ids.to(device),
-            positives=self.positives.to(device),
-            pixels=None if self.pixels is None else self.pixels.to(device),
-            features=None if self.features is None else self.features.to(device),
-            present=None if self.present is None else self.present.to(device),
-            said=None if self.said is None else self.said.to(device),
-        )
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on ``device``; ``non_blocking`` does not wait for the copy of pinned memory to a GPU."""
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, which a GPU reads by itself. Needs a GPU."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Batch(**{name: None if part is None else change(part) for name, part in parts.items()})
 
     def chunks(self, count: int) -> list[Batch]:
         """The batch in at most ``count`` runs of consecutive images, each with its run of consecutive texts.

@@ -31,6 +31,7 @@ from rayzero.encoders.volume import ViT3D
 from rayzero.ops.bank_attention import knowledge_bank
 from rayzero.ops.collectives import shared_value, sum_over_processes
 from rayzero.ops.contrastive import multi_positive_nce
+from rayzero.ops.precision import as_given, wide
 from rayzero.ops.rollout import gradient_rollout
 
 Pairing = Literal["direct", "image", "text", "both", "published"]
@@ -147,7 +148,8 @@ class BrgSA(AlignmentModel):
 
     def similarity_map(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Patch logits (B, T, z, h, w): cosine of each patch and t over the temperature (spec, section 7)."""
-        scores = torch.einsum("td,bnd->btn", _unit(text.pooled), _unit(image.tokens)) / self.settings.temperature
+        with as_given(image.tokens):
+            scores = torch.einsum("td,bnd->btn", _unit(text.pooled), _unit(image.tokens)) / self.settings.temperature
         return scores.reshape(*scores.shape[:2], *image.grid)
 
     def rollout_map(
@@ -254,20 +256,16 @@ def random_crop(volumes: Tensor, size: tuple[int, int, int]) -> Tensor:
 def _distance(rows: Tensor, others: Tensor, group: ProcessGroup | None) -> Tensor:
     """Mean squared difference over the rows of all processes, gradient on both sides (spec, section 5)."""
     count = sum_over_processes(torch.tensor(rows.numel(), device=rows.device), group)
-    return shared_value((_wide(rows) - _wide(others)).square().sum() / count, group)
+    return shared_value((wide(rows) - wide(others)).square().sum() / count, group)
 
 
 def _cosine(rows: Tensor, columns: Tensor) -> Tensor:
-    return _unit(rows) @ _unit(columns).T
+    with as_given(rows):
+        return _unit(rows) @ _unit(columns).T
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return F.normalize(_wide(rows), dim=-1, eps=1e-12)
-
-
-def _wide(rows: Tensor) -> Tensor:
-    """fp32 at least: half-precision cosines over 0.1 would be too coarse."""
-    return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    return F.normalize(wide(rows), dim=-1, eps=1e-12)
 
 
 def _given(pixels: Tensor | None) -> Tensor:

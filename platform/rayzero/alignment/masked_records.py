@@ -22,6 +22,7 @@ from rayzero.encoders.masked_vit import MaskedViT
 from rayzero.encoders.text import TextEncoder, TokenBatch
 from rayzero.encoders.transformer import Block, sincos_positions
 from rayzero.ops.collectives import shared_value, sum_over_processes
+from rayzero.ops.precision import wide
 
 VIEWS = 4
 """Current frontal, current lateral, prior frontal, prior lateral."""
@@ -207,13 +208,9 @@ class ReportDecoder(nn.Module):
         """
         known = self.norm(F.gelu(self.transform(words[hidden])))
         logits = F.linear(known, embeddings, self.bias)
-        losses = F.cross_entropy(_wide(logits), tokens.ids[hidden], reduction="none")
+        losses = F.cross_entropy(wide(logits), tokens.ids[hidden], reduction="none")
         text = hidden.nonzero()[:, 0]
         return losses.new_zeros(len(words)).index_add(0, text, losses), hidden.sum(dim=1)
-
-
-def _wide(rows: Tensor) -> Tensor:
-    return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
 
 
 def word_embeddings(text: TextEncoder) -> Tensor:

@@ -30,6 +30,7 @@ from rayzero.encoders.text import TextEncoder, TokenBatch, build_text
 from rayzero.encoders.transformer import Adapter, Block
 from rayzero.encoders.vision import VisionEncoder, build_vision
 from rayzero.ops.contrastive import multi_positive_nce
+from rayzero.ops.precision import as_given, wide
 from rayzero.ops.similarity_attention import vl_cabs
 
 
@@ -108,12 +109,14 @@ class RadZero(AlignmentModel):
         patches = image.tokens[:, image.tokens.shape[1] - math.prod(image.grid) :]
         if self.similarity == "cosine" and self.values == "raw":
             patches = _unit(patches)
-        scores = torch.einsum("td,bnd->btn", _wide(text.pooled), _wide(patches)) / self._attention_temperature(patches)
+        with as_given(patches):
+            scores = torch.einsum("td,bnd->btn", wide(text.pooled), wide(patches))
+        scores = scores / self._attention_temperature(patches)
         return scores.reshape(*scores.shape[:2], *image.grid)
 
     def _rows(self, rows: Tensor, *, keep_length: bool) -> Tensor:
         """Rows as ``score`` takes them: unit wherever only their direction matters."""
-        return _wide(rows) if keep_length or self.similarity == "dot" else _unit(rows)
+        return wide(rows) if keep_length or self.similarity == "dot" else _unit(rows)
 
     def _attention_temperature(self, tokens: Tensor) -> Tensor | float:
         return self.temperature if self.similarity == "cosine" else math.sqrt(tokens.shape[-1])
@@ -155,14 +158,12 @@ class RadZero(AlignmentModel):
 def _unit(rows: Tensor) -> Tensor:
     """Rows of unit length, in fp32: half-precision cosines divided by 0.07 would be too coarse.
 
-    On a GPU bfloat16 rows are rounded back: ``vl_cabs`` multiplies them exactly there, and sums in fp32.
+    On a GPU that computes in bfloat16 they are rounded to it: ``vl_cabs`` multiplies them exactly there, by its fused
+    kernels, and sums in fp32. Autocast must be asked: the norm before gives fp32 whatever the rest is in.
     """
-    unit = F.normalize(_wide(rows), dim=-1, eps=1e-12)
-    return unit.to(rows.dtype) if rows.is_cuda and rows.dtype == torch.bfloat16 else unit
-
-
-def _wide(rows: Tensor) -> Tensor:
-    return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    unit = F.normalize(wide(rows), dim=-1, eps=1e-12)
+    casts = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    return unit.to(torch.bfloat16) if rows.is_cuda and (casts or rows.dtype == torch.bfloat16) else unit
 
 
 def _build(config: Config) -> RadZero:

@@ -31,9 +31,15 @@ class TokenBatch:
     ids: Tensor
     mask: Tensor
 
-    def to(self, device: torch.device | str) -> TokenBatch:
-        """The same tokens on ``device``."""
-        return TokenBatch(self.ids.to(device), self.mask.to(device))
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> TokenBatch:
+        """The same tokens on ``device``, see ``Tensor.to``."""
+        return TokenBatch(
+            self.ids.to(device, non_blocking=non_blocking), self.mask.to(device, non_blocking=non_blocking)
+        )
+
+    def pin_memory(self) -> TokenBatch:
+        """The same tokens in page-locked memory."""
+        return TokenBatch(self.ids.pin_memory(), self.mask.pin_memory())
 
 
 class TextEncoder(nn.Module):
@@ -55,10 +61,14 @@ class TextEncoder(nn.Module):
         self.max_tokens = max_tokens
 
     def tokenize(self, texts: list[str]) -> TokenBatch:
-        """Tokenise ``texts``, cut at ``max_tokens``. Raises ValueError for no text or a blank one."""
+        """Tokenise ``texts``, cut at ``max_tokens``; threads may do so side by side after a first call.
+
+        Raises ValueError for no text or a blank one.
+        """
         blank = [index for index, text in enumerate(texts) if not text.strip()]
         if not texts or blank:
             raise ValueError(f"text {blank[0]} is blank" if texts else "no text was given")
+        # Always the same settings: only the first call changes the tokenizer, which no thread may do under another.
         out = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         return TokenBatch(ids=out["input_ids"], mask=out["attention_mask"])
 

@@ -210,6 +210,7 @@ class Benchmark:
             split=where[2],
             prompts=prompts,
             geometry=bundle.config.data.geometry if bundle else "stretch",
+            crop=bundle.config.data.crop if bundle else 1.0,
             counts={
                 **test.counts,
                 "classes": len(test.findings),

@@ -103,9 +103,10 @@ def _overlay(result: EvaluationResult, one: ImageScores, region: Localised) -> O
     picture = PillowImage.open(io.BytesIO(jpeg))
     width, height = picture.size
     down, across = height / one.size[-2], width / one.size[-1]
-    # A slice of a volume's map is at the volume's own voxels already.
-    kind = result.geometry if section is None else "stretch"
-    values = Geometry(height, width, kind).restore(region.grid)
+    laid = Geometry(height, width, "stretch")  # as a slice of a volume's map, at the volume's own voxels already
+    if section is None:
+        laid = Geometry(height, width, result.geometry, result.crop)
+    values = laid.restore(region.grid)
     marked = [
         true
         for true in result.scored.truth.studies[one.study_id].regions

@@ -68,6 +68,7 @@ class EvaluationResult:
     split: str
     prompts: tuple[str, ...]
     geometry: Literal["stretch", "pad"]
+    crop: float
     counts: Mapping[str, int]
     notes: Sequence[str]
     replicates: int

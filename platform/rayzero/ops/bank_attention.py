@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rayzero.ops.precision import as_given, wide
+
 # Elements of one (rows, K) tile of attention.
 _TILE_ELEMENTS = 1 << 20
 
@@ -32,7 +34,8 @@ def knowledge_bank(query: Tensor, bank: Tensor) -> Tensor:
         raise ValueError(
             f"query {tuple(query.shape)} and bank {tuple(bank.shape)} must be (B, D) and (K, D), not empty"
         )
-    result: Tensor = _KnowledgeBank.apply(query, bank)
+    with as_given(query):
+        result: Tensor = _KnowledgeBank.apply(query, bank)
     return result
 
 
@@ -44,12 +47,12 @@ def knowledge_bank_reference(query: Tensor, bank: Tensor) -> Tensor:
 class _KnowledgeBank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, bank: Tensor) -> Tensor:
-        wide = _wide(bank)
-        out, log_totals = torch.empty_like(query), wide.new_empty((query.shape[0], 1))
+        entries = wide(bank)
+        out, log_totals = torch.empty_like(query), entries.new_empty((query.shape[0], 1))
         for rows in _tiles(query, bank):
-            scores = _wide(query[rows]) @ wide.T
+            scores = wide(query[rows]) @ entries.T
             log_totals[rows] = scores.logsumexp(dim=1, keepdim=True)
-            out[rows] = (scores.sub_(log_totals[rows]).exp_() @ wide).to(out.dtype)
+            out[rows] = (scores.sub_(log_totals[rows]).exp_() @ entries).to(out.dtype)
         ctx.save_for_backward(query, bank, log_totals)
         return out
 
@@ -57,14 +60,14 @@ class _KnowledgeBank(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         query, bank, log_totals = ctx.saved_tensors
-        wide = _wide(bank)
-        grad_query, grad_bank = torch.empty_like(query), torch.zeros_like(wide)
+        entries = wide(bank)
+        grad_query, grad_bank = torch.empty_like(query), torch.zeros_like(entries)
         for rows in _tiles(query, bank):
-            some, upstream = _wide(query[rows]), _wide(grads[0][rows])
-            attention = (some @ wide.T).sub_(log_totals[rows]).exp_()
-            slope = upstream @ wide.T
+            some, upstream = wide(query[rows]), wide(grads[0][rows])
+            attention = (some @ entries.T).sub_(log_totals[rows]).exp_()
+            slope = upstream @ entries.T
             slope.sub_(torch.linalg.vecdot(attention, slope).unsqueeze(1)).mul_(attention)
-            grad_query[rows] = (slope @ wide).to(query.dtype)
+            grad_query[rows] = (slope @ entries).to(query.dtype)
             grad_bank.addmm_(slope.T, some).addmm_(attention.T, upstream)
         return grad_query, grad_bank.to(bank.dtype)
 
@@ -72,7 +75,3 @@ class _KnowledgeBank(torch.autograd.Function):
 def _tiles(query: Tensor, bank: Tensor) -> Iterator[slice]:
     step = max(1, _TILE_ELEMENTS // bank.shape[0])
     return (slice(start, start + step) for start in range(0, query.shape[0], step))
-
-
-def _wide(rows: Tensor) -> Tensor:
-    return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows

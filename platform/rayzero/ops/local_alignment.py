@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rayzero.ops.precision import as_given, wide
+
 # Elements of one (captions, words, patches) tile: a few tiles fit in a processor's cache.
 _TILE_ELEMENTS = 1 << 18
 _SMALLEST_NORM = 1e-8
@@ -51,15 +53,19 @@ def local_alignment(
         patch_mask: (B, S) boolean, false where a patch is padding (a view that a study has not). Every image keeps at
             least one patch.
 
+    Half precision is computed, and scores are given, in float32: t2 t3 multiplies the error of a cosine by hundreds.
+
     Raises:
         ValueError: shapes that do not fit, or a row without a word or a patch.
     """
     _check(patches, words, word_mask, patch_mask)
+    patches, words = wide(patches), wide(words)
     t1, t2, t3 = (
         torch.as_tensor(t, dtype=patches.dtype, device=patches.device).reshape(())
         for t in (word_temperature, pool_temperature, score_temperature)
     )
-    cosines: Tensor = _WordCosines.apply(patches, words, t1, word_mask, patch_mask)
+    with as_given(patches):
+        cosines: Tensor = _WordCosines.apply(patches, words, t1, word_mask, patch_mask)
     return t3 * (t2 * cosines).masked_fill(~word_mask, -torch.inf).logsumexp(dim=-1)
 
 

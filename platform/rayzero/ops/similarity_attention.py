@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rayzero.ops import similarity_tiles
+from rayzero.ops.precision import as_given
 from rayzero.ops.similarity_tiles import Attention, Gradients
 
 
@@ -69,7 +70,8 @@ def vl_cabs(
     if tau.numel() != 1 or not 0.0 < float(tau.detach()) < math.inf:
         raise ValueError(f"temperature must be one positive number, got {temperature!r}")
     bias = _bias(tokens, token_mask, value_scale, wide)
-    result: Tensor = _VLCabs.apply(text.contiguous(), tokens.contiguous(), tau, bias, similarity == "cosine")
+    with as_given(text):
+        result: Tensor = _VLCabs.apply(text.contiguous(), tokens.contiguous(), tau, bias, similarity == "cosine")
     if similarity == "dot":
         result = result / torch.linalg.vector_norm(text, dim=-1, dtype=wide)
     return result
@@ -92,13 +94,59 @@ def vl_cabs_reference(
     return torch.einsum("td,btd->bt", text, F.normalize(context, dim=-1))
 
 
+def forward_flops(text: torch.Size, tokens: torch.Size, *_: object, out_shape: object = None) -> int:
+    """Operations of the plain formula's products, for a FLOP counter: it cannot see into Triton kernels."""
+    texts, (images, count, width) = text[0], tokens
+    return images * texts * (4 * count * width + 2 * width)
+
+
+def backward_flops(text: torch.Size, tokens: torch.Size, *_: object, out_shape: object = None) -> int:
+    """The same of the plain formula's gradients: each product has two. What is computed again counts nothing."""
+    return 2 * forward_flops(text, tokens)
+
+
+def _forward(
+    text: Tensor, tokens: Tensor, bias: Tensor | None, temperature: float, row_max: bool
+) -> tuple[Tensor, Tensor]:
+    problem = Attention(text, tokens, bias, temperature, row_max)
+    cosines, norms = _engine(problem).forward(problem)
+    return cosines, norms
+
+
+def _backward(
+    text: Tensor,
+    tokens: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    row_max: bool,
+    cosines: Tensor,
+    norms: Tensor,
+    upstream: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    problem = Attention(text, tokens, bias, temperature, row_max)
+    found: Gradients = _engine(problem).backward(problem, cosines, norms, upstream)
+    # An operator returns tensors and no None: nothing in place of the gradient of no bias.
+    return found.text, found.tokens, text.new_empty(0) if found.bias is None else found.bias, found.temperature
+
+
+# Operators that torch knows by name: a FLOP counter takes each for one, whatever computes it. Defined by their schemas,
+# as torch.library.custom_op would import torch's compiler, and with it Triton, at the first call.
+_LIBRARY = torch.library.Library("rayzero", "DEF")
+_PROBLEM = "Tensor text, Tensor tokens, Tensor? bias, float temperature, bool row_max"
+_LIBRARY.define(f"vl_cabs({_PROBLEM}) -> (Tensor, Tensor)")
+_LIBRARY.define(
+    f"vl_cabs_backward({_PROBLEM}, Tensor cosines, Tensor norms, Tensor upstream) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.impl("vl_cabs", _forward, "CompositeExplicitAutograd")
+_LIBRARY.impl("vl_cabs_backward", _backward, "CompositeExplicitAutograd")
+
+
 class _VLCabs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, text: Tensor, tokens: Tensor, tau: Tensor, bias: Tensor | None, bounded: bool) -> Tensor:
         ctx.bounded = bounded
-        problem = _problem(text, tokens, tau, bias, bounded)
         cosines: Tensor
-        cosines, norms = _engine(problem).forward(problem)
+        cosines, norms = torch.ops.rayzero.vl_cabs(*_problem(text, tokens, tau, bias, bounded))
         ctx.save_for_backward(text, tokens, tau, bias, cosines, norms)
         return cosines
 
@@ -107,8 +155,8 @@ class _VLCabs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
         text, tokens, tau, bias, cosines, norms = ctx.saved_tensors
         problem = _problem(text, tokens, tau, bias, ctx.bounded)
-        found: Gradients = _engine(problem).backward(problem, cosines, norms, grads[0])
-        return found.text, found.tokens, found.temperature.reshape(tau.shape), found.bias, None
+        of_text, of_tokens, of_bias, of_tau = torch.ops.rayzero.vl_cabs_backward(*problem, cosines, norms, grads[0])
+        return of_text, of_tokens, of_tau.reshape(tau.shape), None if bias is None else of_bias, None
 
 
 def _engine(problem: Attention) -> ModuleType:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rayzero.ops.precision import wide
+
 # Scores of one tile: two such buffers stay in the last-level cache of a common CPU.
 _TILE_ELEMENTS = 1 << 20
 _MIN_ROWS = 64
@@ -157,7 +159,7 @@ class _Tiles:
     """
 
     def __init__(self, problem: Attention) -> None:
-        self.problem, self.text = problem, _wide(problem.text)
+        self.problem, self.text = problem, wide(problem.text)
         texts = self.text.shape[0]
         step = max(_MIN_ROWS, _TILE_ELEMENTS // problem.tokens.shape[1])
         self.blocks = [slice(start, min(start + step, texts)) for start in range(0, texts, step)]
@@ -202,16 +204,11 @@ def _images(problem: Attention) -> Iterator[tuple[int, _Image]]:
         bias = None if problem.bias is None else problem.bias[b]
         kept = None if bias is None else (bias > -torch.inf).nonzero().squeeze(1)
         if bias is None or kept is None or kept.numel() == bias.numel():
-            yield b, _Image(_wide(tokens), bias, None)
+            yield b, _Image(wide(tokens), bias, None)
         else:
-            yield b, _Image(_wide(tokens[kept]), bias[kept], kept)
+            yield b, _Image(wide(tokens[kept]), bias[kept], kept)
 
 
 def _inverse(norm: Tensor) -> Tensor:
     """1 / r, and 0 for a context without direction: its score is 0, with no gradient."""
     return torch.where(norm > torch.finfo(norm.dtype).tiny, norm.reciprocal(), 0.0)
-
-
-def _wide(rows: Tensor) -> Tensor:
-    """Half-precision rows in float32: cosines that are divided by 0.07 need it."""
-    return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows

@@ -56,10 +56,15 @@ def examples_of(
     ``find`` gives the prior studies that ``data.input=study`` asks for.
     """
     rows: list[dict[str, Any]] = []
+    side, laid = resolution, data
+    if augmentation:
+        side = augmentation.prepared_at(resolution)
+        if data.augmentation.crop < 1.0:
+            # A random square of the whole film, in place of the centred one.
+            laid = data.model_copy(update={"crop": 1.0})
     for study in studies:
         for image in admitted(study.images, data):
-            side = augmentation.prepared_at(resolution) if augmentation else resolution
-            pixels, present = _example(study, image, data, side, find)
+            pixels, present = _example(study, image, laid, side, find)
             if augmentation:
                 pixels = augmentation(study, image.image_id, pixels, present, resolution)
             rows.append(
@@ -145,7 +150,7 @@ def geometry_of(shape: Sequence[int], spacing_mm: Sequence[float], data: DataCon
         (depth, height, width), (z, y, x) = shape, spacing_mm
         return VolumeGeometry((depth, height, width), (z, y, x), data.volume_shape, data.volume_spacing_mm)
     height, width = shape
-    return Geometry(height, width, data.geometry)
+    return Geometry(height, width, data.geometry, data.crop)
 
 
 def _stack(examples: pa.Table, data: str, shape: str) -> Array:

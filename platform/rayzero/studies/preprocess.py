@@ -19,23 +19,38 @@ Float = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image of ``height`` x ``width`` pixels was laid on the encoder's square input."""
+    """How an image of ``height`` x ``width`` pixels was laid on the encoder's square input.
+
+    ``crop`` is the side of the centred square of it that went in, over its own.
+    """
 
     height: int
     width: int
     kind: Literal["stretch", "pad"]
+    crop: float = 1.0
+
+    @property
+    def covered(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns of the image, first and end, that the input shows; they overhang one that was padded."""
+        side = max(self.height, self.width)
+        rows, columns = (
+            _centred(side if self.kind == "pad" else size, size, self.crop) for size in (self.height, self.width)
+        )
+        return rows, columns
 
     def restore(self, grid: Float) -> Float:
         """A map (h, w) on the encoder's input as (height, width), bilinear, pixel centres aligned.
 
-        ``pad`` undoes the centred zero padding to a square first (RadZero spec, section 7).
+        ``pad`` undoes the centred zero padding to a square (RadZero spec, section 7). Pixels that the centre crop
+        left out take the least value of the map: nothing was found there.
         """
-        if self.kind == "stretch":
-            return _resize(grid, self.height, self.width)
-        side = max(self.height, self.width)
-        top, left = (side - self.height) // 2, (side - self.width) // 2
-        square = _resize(grid, side, side)
-        return square[top : top + self.height, left : left + self.width]
+        (top, bottom), (left, right) = self.covered
+        shown = _resize(grid, bottom - top, right - left)
+        restored = np.full((self.height, self.width), grid.min(), dtype=np.float32)
+        rows, columns = slice(max(0, top), bottom), slice(max(0, left), right)
+        inside = restored[rows, columns]
+        inside[:] = shown[rows.start - top :, columns.start - left :][: inside.shape[0], : inside.shape[1]]
+        return restored
 
 
 def prepare(image: Image, data: DataConfig, resolution: int) -> tuple[Float, Geometry]:
@@ -51,7 +66,17 @@ def prepare(image: Image, data: DataConfig, resolution: int) -> tuple[Float, Geo
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
         unit = np.pad(unit, ((top, side - height - top), (left, side - width - left)))
-    return _resize(unit, resolution, resolution)[None], Geometry(height, width, data.geometry)
+    side = round(resolution / data.crop)
+    first = (side - resolution) // 2
+    shown = _resize(unit, side, side)[first : first + resolution, first : first + resolution]
+    return np.ascontiguousarray(shown)[None], Geometry(height, width, data.geometry, data.crop)
+
+
+def _centred(whole: int, size: int, crop: float) -> tuple[int, int]:
+    """Where ``crop`` of ``whole`` pixels begins and ends, both centred on ``size`` pixels that count from 0."""
+    shown = max(1, round(crop * whole))
+    first = (whole - shown) // 2 - (whole - size) // 2
+    return first, first + shown
 
 
 def to_unit(image: Image, intensity: Intensity) -> Float:

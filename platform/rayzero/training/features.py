@@ -42,7 +42,8 @@ _ENCODE_BATCH = 16
 _ERRORS: dict[str, type[Exception]] = {"ConfigError": ConfigError, "LakeError": LakeError}
 # The settings that decide what an encoder gets to see, and which texts are kept beside it.
 _PREPARED = {
-    "input", "companions", "statuses", "views", "intensity", "geometry", "volume_spacing_mm", "volume_shape", "hu_range"
+    "input", "companions", "statuses", "views", "intensity", "geometry", "crop", "volume_spacing_mm", "volume_shape",
+    "hu_range",
 }  # fmt: skip
 
 

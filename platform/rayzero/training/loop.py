@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from rayzero.alignment.base import AlignmentModel, Batch, PretrainingModel
 from rayzero.config import Config, override
 from rayzero.studies.loading import Source, read_examples, stream
 from rayzero.training import engine as engines
+from rayzero.training.ahead import ahead
 from rayzero.training.average import Average
 from rayzero.training.batches import collate
 from rayzero.training.checkpoint import Checkpoints, LoopState
@@ -106,8 +107,8 @@ class _Worker:
         with Profile(self.job.profile if self.rank == 0 else None) as profile:
             while state.step < steps and not state.stopped:
                 with self.monitor.waiting():
-                    examples = next(batches)
-                values = self._step(examples)
+                    examples, batch = next(batches)
+                values = self._step(examples, batch)
                 images = self.timeline.batch_size(state.step)
                 state.step += 1
                 state.images_seen += images
@@ -136,10 +137,20 @@ class _Worker:
                 print("mfu: not shown, as counting a step's operations takes more memory than the step", flush=True)
             return None
 
-    def _batches(self) -> Iterator[pa.Table]:
+    def _batches(self) -> Generator[tuple[pa.Table, Batch]]:
+        """Examples and the batch of them for each step that is left; on a GPU, made while the step before it runs.
+
+        On CPUs it would be made by the cores that take the step.
+        """
+        device = self.engine.device
+        made = self._made()
+        return ahead(made, device) if device.type == "cuda" else made
+
+    def _made(self) -> Generator[tuple[pa.Table, Batch]]:
+        """What is drawn here depends on seed, step and study alone, so it may be made before its turn."""
         first = self.state.step
         shares = [self.timeline.share(step, self.rank, self.world_size) for step in range(self.timeline.steps)]
-        return stream(
+        tables = stream(
             self.job.train,
             rank=self.rank,
             world_size=self.world_size,
@@ -147,12 +158,15 @@ class _Worker:
             skip=sum(shares[:first]),
             sizes=shares[first:],
         )
+        for step, examples in enumerate(tables, first):
+            batch = self._collate(examples, self.engine.module, step)
+            yield examples, batch.pin_memory() if self.engine.device.type == "cuda" else batch
 
-    def _step(self, examples: pa.Table) -> dict[str, float]:
+    def _step(self, examples: pa.Table, batch: Batch) -> dict[str, float]:
         state, engine = self.state, self.engine
         # Dropout is a function of step and rank, so that a resumed run draws what the uninterrupted one would have.
         torch.manual_seed(hash((self.config.seed, state.step, self.rank)))
-        batch = self._collate(examples, engine.module, state.step).to(engine.device)
+        batch = batch.to(engine.device, non_blocking=True)
         rate = self.timeline.learning_rate(state.step) * state.progress.rate_scale
         engines.set_learning_rate(engine, rate)
         if self.training.chunks == 1:

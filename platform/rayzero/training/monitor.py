@@ -20,8 +20,9 @@ _EXPORTED = ("loss", "lr", "grad_norm", "images_per_second", "data_wait", "check
 class Monitor:
     """Counts time and images on one process and reports them on rank 0.
 
-    ``data_wait`` is the share of the interval that the loop spent waiting for its next batch, ``checkpoint_wait`` the
-    share that it stood still for checkpoints. ``flops_per_image`` are the floating-point operations of one image, None
+    ``data_wait`` is the share of the interval that the loop spent waiting for its next batch: for examples to be read,
+    and to be stacked and tokenised, unless that was done in a step's time. ``checkpoint_wait`` is the share that it
+    stood still for checkpoints. ``flops_per_image`` are the floating-point operations of one image, None
     where they are not known.
     """
 

@@ -10,47 +10,76 @@ from torch.distributed import ProcessGroup
 from torch.utils.flop_counter import FlopCounterMode
 
 from rayzero.alignment.base import Batch, PretrainingModel
+from rayzero.ops import similarity_attention
 
-# Dense bf16 with fp32 accumulation, in operations per second, as the makers give it.
+# What the counter cannot see into: GEMMs of Triton kernels.
+_FORMULAS = {
+    torch.ops.rayzero.vl_cabs: similarity_attention.forward_flops,
+    torch.ops.rayzero.vl_cabs_backward: similarity_attention.backward_flops,
+}
+# By the name that the driver gives them. Dense bf16 with fp32 accumulation, in operations per second, from NVIDIA's
+# data sheets; of those that tell the rate with sparsity alone, half.
 _PEAKS = {
-    "A100": 312e12,
     "A10": 125e12,
-    "L40S": 362e12,
+    "A30": 165e12,
+    "A40": 149.7e12,
+    "A100-SXM4-40GB": 312e12,
+    "A100-SXM4-80GB": 312e12,
+    "A100-PCIE-40GB": 312e12,
+    "A100 80GB PCIe": 312e12,
+    "L4": 121e12,
+    "L40": 181.05e12,
+    "L40S": 362.05e12,
+    "RTX 6000 Ada Generation": 364.25e12,
     "H100 PCIe": 756e12,
-    "H100": 989e12,
+    "H100 NVL": 835e12,
+    "H100 80GB HBM3": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
-    "GH200": 989e12,
+    "GH200 120GB": 989e12,
+    "GH200 480GB": 989e12,
+    "GH200 144G HBM3e": 989e12,
     "B200": 2250e12,
+    "GB200": 2500e12,
 }
 
 
 def peak_flops(device: str) -> float | None:
-    """The peak rate of an accelerator by its name; None for one that is not listed."""
-    known = sorted((name for name in _PEAKS if name in device), key=len)
-    return _PEAKS[known[-1]] if known else None
+    """The peak rate of the accelerator of exactly this name; None for one that is not listed.
+
+    A part of a name tells nothing: an A10G has half the rate of an A10, and a MIG slice a part of its GPU's.
+    """
+    return _PEAKS.get(device.removeprefix("NVIDIA "))
 
 
 def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | None = None, *, bf16: bool = False) -> int:
     """Floating-point operations of this process for one step on ``batch``: forward and backward, multiply and add
-    counted as two. Gradients are left as they were found, and dropout draws nothing.
+    counted as two. Gradients, buffers and random generators are left as they were found.
 
     What is computed again to save memory is no use of the model, and not counted: give the model before
-    ``recompute_activations``.
+    ``recompute_activations``. ``vl_cabs`` counts as its plain formula, whichever code computes it. The other lean
+    operations count as they run, with what their backward passes compute again, a quarter of theirs at most.
     """
+    device = batch.positives.device
     was_training = model.training
-    model.eval()
-    # Of its parts, where dropout is: what the model itself does in training alone is to crop volumes.
-    model.training = True
-    kept = {parameter: parameter.grad for parameter in model.parameters()}
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.train()
     try:
-        with FlopCounterMode(display=False) as counter:
-            with torch.autocast(batch.positives.device.type, torch.bfloat16, enabled=bf16):
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter,
+        ):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = model.loss(batch, group)["loss"]
             loss.backward()
     finally:
         # Also of a pass that broke off for want of memory.
-        for parameter, gradient in kept.items():
+        for parameter, gradient in gradients.items():
             parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
         model.train(was_training)
     return cast("int", counter.get_total_flops())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TypeVar
 
@@ -43,7 +44,9 @@ def validate(
         with autocast(model, config):
             losses = [_losses(model, source, group, config, myself) for group in mine]
         sums = _gather(losses, world_size)
-        figures["validation/loss"] = sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
+        count = sum(count for _, count in sums)
+        # A split without texts has no loss, and 0 would be the best there is.
+        figures["validation/loss"] = sum(total for total, _ in sums) / count if count else math.nan
     model.train(was_training)
     return figures
 

@@ -67,6 +67,7 @@ def run(
         prompts=(config.prompt, *config.ensemble),
         bootstrap_key=bootstrap.key,
         geometry=bundle.config.data.geometry,
+        crop=bundle.config.data.crop,
         counts={
             **test.counts,
             "findings": len(test.findings),
