@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from rayzero.studies.orientation import canonical
 from rayzero.studies.series import stack_header
 from serve import maps
 from serve.engine import Answer, Description
-from serve.problems import Problem, failure
+from serve.problems import Problem, failure, silence
 from serve.prompts import Prompt
 from serve.schemas import NOTICE, DicomResult
 from serve.service import Asked, Clock, Question, Service
@@ -32,8 +31,7 @@ DICOM = "application/dicom"
 # What pydicom warns of, it repeats: a date of birth that is none would stand in the log.
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 pydicom_config.settings.writing_validation_mode = pydicom_config.IGNORE
-for _name in ("pydicom", "highdicom"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
+silence("pydicom", "highdicom")
 
 _MAKER = "RayZero"
 _SCHEME = "99RAYZERO"

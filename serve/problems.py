@@ -188,6 +188,12 @@ def failure(error: Exception) -> Problem:
     return Problem(500, "internal", f"Quote incident {incident} to the operator of this server.")
 
 
+def silence(*names: str) -> None:
+    """Keep the loggers of those names, and those below them, quiet: they repeat what was sent or fetched."""
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _document(status: int, slug: Slug, detail: str) -> dict[str, Any]:
     title = _TITLES.get(slug, HTTPStatus(status).phrase)
     return {"type": f"urn:rayzero:problem:{slug}", "title": title, "status": status, "detail": detail}
