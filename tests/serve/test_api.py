@@ -9,10 +9,11 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -25,7 +26,7 @@ from rayzero.studies.files import read_image
 from rayzero.studies.sandbox import Sandbox
 from serve import findings
 from serve.api import create_api
-from serve.engine import Engine, ModelInput
+from serve.engine import Answer, Engine, ModelInput
 from serve.examples import ExamplesError, ExampleSet
 from serve.problems import Problem
 from serve.schemas import MapFormat
@@ -415,3 +416,66 @@ def test_limits_hold_while_a_body_streams_in(model: LocalClient, reader: Sandbox
     slugs = [asyncio.run(send(1, 10, 0.0, "e"))[:2] for _ in range(5)]
     assert slugs[-1] == (429, "rate-limited")
     assert all(slug != "rate-limited" for _, slug in slugs[:4])
+
+
+def test_a_body_that_trickles_in_takes_no_place_of_those_at_work(engine: Engine, reader: Sandbox) -> None:
+    at_work, go_on = asyncio.Event(), asyncio.Event()
+
+    class Waiting(LocalClient):
+        async def answer(self, *given: Any, **options: Any) -> Answer | None:
+            at_work.set()
+            await go_on.wait()
+            return await super().answer(*given, **options)
+
+    limits = Limits(requests=1, uploads=2)
+    api = create_api(Service([Waiting(engine)], ExampleSet([]), limits, reader=reader), token=None)
+    form = httpx.Request("POST", "http://h/v1/query", files={"file": png()}, data={"prompts": "nodule"})
+    body = form.read()
+    begun = asyncio.Semaphore(0)
+
+    async def trickle(rest: asyncio.Event) -> AsyncIterator[bytes]:
+        yield body[:50]
+        begun.release()
+        await rest.wait()
+        yield body[50:]
+
+    async def scenario() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://h") as http:
+
+            async def post(content: bytes | AsyncIterator[bytes]) -> httpx.Response:
+                kind = {"Content-Type": form.headers["Content-Type"]}
+                return await http.post("/v1/query", content=content, headers=kind)
+
+            rest, end = asyncio.Event(), asyncio.Event()
+            slow = asyncio.create_task(post(trickle(rest)))
+            await begun.acquire()
+            first = asyncio.create_task(post(body))
+            await asyncio.wait_for(at_work.wait(), 60)
+            rest.set()
+            late = await slow
+            assert (late.status_code, late.json()["type"]) == (503, "urn:rayzero:problem:busy")
+            assert "retry-after" in late.headers
+            go_on.set()
+            assert (await first).status_code == 200
+            # Bodies on their way are counted, too.
+            others = [asyncio.create_task(post(trickle(end))) for _ in range(limits.uploads)]
+            for _ in others:
+                await begun.acquire()
+            assert (await post(body)).json()["type"] == "urn:rayzero:problem:busy"
+            end.set()
+            assert 200 in {one.status_code for one in await asyncio.gather(*others)}
+            assert (await post(body)).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_reading_has_a_rate_of_its_own_and_checks_of_health_have_none(model: LocalClient, reader: Sandbox) -> None:
+    service = Service([model], ExampleSet([]), Limits(reads_per_minute=2), reader=reader)
+    with TestClient(create_api(service, token=None)) as http:
+        codes = [http.get(path).status_code for path in ("/v1/models", "/v1/pacs", "/v1/models", "/nowhere")]
+        assert codes == [200, 200, 429, 429]
+        refused = http.get("/v1/models")
+        assert refused.json()["type"] == "urn:rayzero:problem:rate-limited"
+        assert 1 <= int(refused.headers["retry-after"]) <= 31
+        assert [http.get(path).status_code for path in 3 * ["/healthz", "/readyz"]] == 6 * [200]
+        assert ask(http, png())["http_status"] == 200
