@@ -72,9 +72,9 @@ class Model:
         torch.set_num_threads(args.threads)
         self._engine = Engine.load(name, url, "cuda" if args.gpus_per_replica else "cpu", args.cached_prompts)
         self._name = name
-        checksum = self._engine.description.checksum
+        # A card that was written anew leaves an index as good as it was.
         self._indexes = {
-            key: load_index(index.url, checksum) for key, index in args.indexes.items() if index.model == name
+            key: load_index(index.url, fingerprint(url)) for key, index in args.indexes.items() if index.model == name
         }
         self._images: LruCache[ImageFeatures] = LruCache(args.cached_images)
         self._passes = Passes(self._work, most=args.max_batch_size)
@@ -365,5 +365,5 @@ class Web:
 
 
 def _read(name: str, url: str) -> Description:
-    config, card = read_bundle_card(url)
-    return describe(name, config, card, fingerprint(url))
+    config, card, checksum = read_bundle_card(url)
+    return describe(name, config, card, checksum)

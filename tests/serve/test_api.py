@@ -131,7 +131,7 @@ def test_a_prompt_scores_the_same_whatever_stands_beside_it(engine: Engine) -> N
 def test_a_finding_is_asked_in_every_phrasing_of_the_evaluation(bundle_url: str) -> None:
     bundle = load_bundle(bundle_url)
     ensemble = override(bundle.config, {"evaluation.ensemble": ["There is a {}", "A chest film with {}"]})
-    several, plain = (Engine("m", replace(bundle, config=config), "", 8) for config in (ensemble, bundle.config))
+    several, plain = (Engine("m", replace(bundle, config=config), 8) for config in (ensemble, bundle.config))
     image = plain.encode([ModelInput(np.full((1, 128, 128), 0.3, dtype=np.float32))])[0]
     asked = several.answer(image, ["There is mass", "Mass, left"], maps=True)
     each = plain.answer(image, ["There is mass", "There is a mass", "A chest film with mass", "Mass, left"], maps=True)
