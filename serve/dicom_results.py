@@ -71,7 +71,7 @@ async def to_dicom(service: Service, source: Source, question: Question, result:
     async with service.opened(source, about, clock) as at_hand:
         if at_hand.data is None:
             raise Problem(422, "invalid-request", "Send either file or pacs with a study.", field="file")
-        headers = await asyncio.to_thread(service.images.headers, at_hand.data)
+        headers = await service.headers(at_hand)
         prompts, asked = await service.look(client, at_hand, question, {}, clock)
 
     gone = Event()

@@ -34,6 +34,9 @@ class Limits(BaseModel):
         default=0, ge=0, description="Other requests of one client address, but checks of health; 0 is no limit"
     )
     readers: int = Field(default=2, ge=1, description="Confined processes that read foreign files")
+    reader_wait_seconds: float = Field(
+        default=20.0, gt=0.0, description="Time that a request waits for one of them; those of a batch wait on"
+    )
     reader_memory_bytes: int = Field(default=3 * 2**30, ge=2**27, description="Memory that reading one file may take")
     reader_seconds: int = Field(default=60, ge=1, description="Processor time that reading one file may take")
     image_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="Decoded images kept to answer by image_id")

@@ -7,7 +7,9 @@ import base64
 import io
 import json
 import logging
+import os
 import re
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -479,3 +481,37 @@ def test_reading_has_a_rate_of_its_own_and_checks_of_health_have_none(model: Loc
         assert 1 <= int(refused.headers["retry-after"]) <= 31
         assert [http.get(path).status_code for path in 3 * ["/healthz", "/readyz"]] == 6 * [200]
         assert ask(http, png())["http_status"] == 200
+
+
+def test_who_waits_too_long_for_a_reading_process_is_told_to_come_back_and_a_batch_waits_on(engine: Engine) -> None:
+    async def scenario(reader: Sandbox) -> None:
+        limits = Limits(readers=1, reader_wait_seconds=0.1)
+        service = Service([LocalClient(engine)], ExampleSet([]), limits, reader=reader)
+        api = create_api(service, token=None)
+        service.images.start()
+        (process,) = reader.processes()
+        os.kill(process, signal.SIGSTOP)
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://h") as http:
+
+                def post(path: str, field: str, file: bytes) -> asyncio.Task[httpx.Response]:
+                    return asyncio.create_task(http.post(path, files={field: file}, data={"prompts": "nodule"}))
+
+                reading = post("/v1/query", "file", png(1))
+                while reader.processes():
+                    await asyncio.sleep(0.01)
+                gone = post("/v1/query", "file", png(2))
+                batch = post("/v1/batch", "files", png(3))
+                late = await post("/v1/query", "file", png(4))
+                assert (late.status_code, late.json()["type"]) == (503, "urn:rayzero:problem:busy")
+                assert late.headers["retry-after"] == "5"
+                assert (await gone).status_code == 503
+                os.kill(process, signal.SIGCONT)
+                assert (await reading).status_code == 200
+                assert (await batch).text.splitlines()[-1] == '{"done":1,"failed":0}'
+                assert (await post("/v1/query", "file", png(4))).status_code == 200
+        finally:
+            os.kill(process, signal.SIGCONT)
+
+    with Sandbox(workers=1) as reader:
+        asyncio.run(scenario(reader))
