@@ -272,9 +272,9 @@ async def batch(
 
     ``index`` counts files first, then ids, then studies of the PACS.
     """
-    sources = [Source(data=await file.read()) for file in files or []]
-    sources += [Source(image_id=name) for name in read_texts(image_ids or [], field="image_ids")]
-    sources += [Source(address=address) for address in read_addresses(pacs, studies or [])]
+    sources = [Source(data=await file.read(), patient=True) for file in files or []]
+    sources += [Source(image_id=name, patient=True) for name in read_texts(image_ids or [], field="image_ids")]
+    sources += [Source(address=address, patient=True) for address in read_addresses(pacs, studies or [])]
     question = _question(prompts, prompt_set, model, maps, threshold, top, None)
     return StreamingResponse(answer_batch(service, sources, question), media_type=NDJSON)
 

@@ -72,9 +72,9 @@ class Model:
         torch.set_num_threads(args.threads)
         self._engine = Engine.load(name, url, "cuda" if args.gpus_per_replica else "cpu", args.cached_prompts)
         self._name = name
-        checksum = self._engine.description.checksum
+        # A card that was written anew leaves an index as good as it was.
         self._indexes = {
-            key: load_index(index.url, checksum) for key, index in args.indexes.items() if index.model == name
+            key: load_index(index.url, fingerprint(url)) for key, index in args.indexes.items() if index.model == name
         }
         self._images: LruCache[ImageFeatures] = LruCache(args.cached_images)
         self._passes = Passes(self._work, most=args.max_batch_size)
@@ -134,8 +134,8 @@ class Model:
                 )
             asked = time.time_ns()
             done = await self._passes.run(partial(self._engine.search_images, searched, sentence, count))
-            self._record("queue", asked, done.began)
-            self._record("search", done.began, done.ended)
+            self._record("queue", (asked, done.began))
+            self._record("search", (done.began, done.ended))
             return done.value
 
     def _check_bundle(self, checksum: str) -> None:
@@ -153,11 +153,14 @@ class Model:
         count_cache("image", self._name, hits=features is not None, misses=features is None)
         asked = time.time_ns()
         done = await self._passes.ask(_Question(key, features, given, look))
-        self._record("queue", asked, done.encode[0])
         if features is None:
+            self._record("queue", (asked, done.encode[0]), (done.encode[1], done.look[0]))
             # Each request has the pass in its own trace; the figures have it once, from the thread.
             record_stage("encode", self._name, *done.encode)
-        self._record(stage, *done.look)
+        else:
+            # It waits for what others have encoded, too.
+            self._record("queue", (asked, done.look[0]))
+        self._record(stage, done.look)
         value: T = done.value
         return value
 
@@ -205,10 +208,14 @@ class Model:
         count_cache("prompt", self._name, hits=len(prompts) - missed, misses=missed)
         return answer
 
-    def _record(self, stage: str, began: int, ended: int) -> None:
-        """A stage of one request, in its trace and the figures. One "queues" for the pass before, or for its turn."""
-        record_stage(stage, self._name, began, ended)
-        observe_stage(stage, self._name, (ended - began) / 1e9)
+    def _record(self, stage: str, *parts: tuple[int, int]) -> None:
+        """A stage of one request, from when to when, in its trace and, as one time, in the figures.
+
+        A request "queues" for the passes before, and in its own for those of its batch that are looked at before it.
+        """
+        for began, ended in parts:
+            record_stage(stage, self._name, began, ended)
+        observe_stage(stage, self._name, sum(ended - began for began, ended in parts) / 1e9)
 
 
 class Shelf:
@@ -365,5 +372,5 @@ class Web:
 
 
 def _read(name: str, url: str) -> Description:
-    config, card = read_bundle_card(url)
-    return describe(name, config, card, fingerprint(url))
+    config, card, checksum = read_bundle_card(url)
+    return describe(name, config, card, checksum)

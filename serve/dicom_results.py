@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 import highdicom as hd
@@ -21,7 +22,7 @@ from rayzero.studies.orientation import canonical
 from rayzero.studies.series import stack_header
 from serve import maps
 from serve.engine import Answer, Description
-from serve.problems import Problem, failure
+from serve.problems import Problem, failure, silence
 from serve.prompts import Prompt
 from serve.schemas import NOTICE, DicomResult
 from serve.service import Asked, Clock, Question, Service
@@ -32,8 +33,7 @@ DICOM = "application/dicom"
 # What pydicom warns of, it repeats: a date of birth that is none would stand in the log.
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 pydicom_config.settings.writing_validation_mode = pydicom_config.IGNORE
-for _name in ("pydicom", "highdicom"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
+silence("pydicom", "highdicom")
 
 _MAKER = "RayZero"
 _SCHEME = "99RAYZERO"
@@ -45,7 +45,13 @@ _IDENTITY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
+# What pydicom and highdicom raise for a header that they cannot work with.
+_REFUSALS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 _VOXEL_BYTES = {DicomResult.seg: 1, DicomResult.pm: 2, DicomResult.sr: 0}
+
+
+class _Gone(Exception):
+    """Nobody waits for the object any more."""
 
 
 async def to_dicom(service: Service, source: Source, question: Question, result: DicomResult) -> Dataset:
@@ -65,32 +71,46 @@ async def to_dicom(service: Service, source: Source, question: Question, result:
     async with service.opened(source, about, clock) as at_hand:
         if at_hand.data is None:
             raise Problem(422, "invalid-request", "Send either file or pacs with a study.", field="file")
-        headers = await asyncio.to_thread(service.images.headers, at_hand.data)
+        headers = await service.headers(at_hand)
         prompts, asked = await service.look(client, at_hand, question, {}, clock)
 
+    gone = Event()
+
     def make() -> Dataset:
-        sources = _in_order([Dataset.from_json(header) for header in headers])
-        _check_sources(sources, asked, result)
-        patient = _taken_out(sources)
+        with _of_the_headers():
+            sources = _in_order([Dataset.from_json(header) for header in headers])
+            _check_sources(sources, asked, result)
+            patient = _taken_out(sources)
         if result is DicomResult.sr:
             made = _report(sources, prompts, asked.answer, about)
         elif result is DicomResult.pm:
-            made = _parametric_map(sources, prompts, asked, about)
+            made = _parametric_map(sources, prompts, asked, about, gone)
         else:
-            made = _segmentation(sources, prompts, asked, about, maps.logit(service.threshold(question, about)))
+            level = maps.logit(service.threshold(question, about))
+            made = _segmentation(sources, prompts, asked, about, level, gone)
         made.update(patient)
         return made
 
     async with service.drawing(asked.subject):
         try:
             return await asyncio.to_thread(make)
-        except Problem:
-            raise
-        except Exception as error:
-            # What a stranger's header makes the library raise; the log says where, should it be a fault of ours.
-            incident = failure(error)
-            detail = f"No object can be made from the headers of this file ({type(error).__name__}). {incident.detail}"
-            raise Problem(422, "unreadable-file", detail, field="file") from None
+        finally:
+            # A thread is not cancelled with the request that waits for it.
+            gone.set()
+
+
+@contextmanager
+def _of_the_headers() -> Iterator[None]:
+    """Where a stranger's headers are worked with: what they make a library raise is a fault of the file.
+
+    Raises Problem (422) in its place, and the log says where. Anything else that is raised is a fault of ours.
+    """
+    try:
+        yield
+    except _REFUSALS as error:
+        incident = failure(error)
+        detail = f"No object can be made from the headers of this file ({type(error).__name__}). {incident.detail}"
+        raise Problem(422, "unreadable-file", detail, field="file") from None
 
 
 def to_file(made: Dataset) -> bytes:
@@ -146,6 +166,12 @@ def _taken_out(sources: Sequence[Dataset]) -> Dataset:
 def _check_sources(sources: Sequence[Dataset], asked: Asked, result: DicomResult) -> None:
     shape = asked.subject.image.image.shape
     volume = len(shape) == 3
+    size = (sources[0].Rows, sources[0].Columns)
+    # A volume lies on the lake's axes, which may be others than the series has.
+    same = sorted((len(sources), *size)) == sorted(shape) if volume else size == shape
+    if not same or any((one.Rows, one.Columns) != size for one in sources):
+        detail = "The header states another size (Rows, Columns) than the image has."
+        raise Problem(422, "unreadable-file", detail, field="file")
     if volume and any("FrameOfReferenceUID" not in one for one in sources):
         detail = "The series states no frame of reference, so that nothing can be placed in it."
         raise Problem(422, "unreadable-file", detail, field="file")
@@ -157,10 +183,10 @@ def _check_sources(sources: Sequence[Dataset], asked: Asked, result: DicomResult
 
 
 def _segmentation(
-    sources: Sequence[Dataset], prompts: Sequence[Prompt], asked: Asked, about: Description, level: float
+    sources: Sequence[Dataset], prompts: Sequence[Prompt], asked: Asked, about: Description, level: float, gone: Event
 ) -> Dataset:
     """One segment for each finding: what of its map lies above ``level``, on the source's own grid."""
-    pixels = _drawn(sources, asked, np.uint8, lambda grid: maps.mask(grid, asked.geometry, level))
+    pixels = _drawn(sources, asked, np.uint8, lambda grid: maps.mask(grid, asked.geometry, level), gone)
     algorithm = hd.AlgorithmIdentificationSequence(
         name=about.name,
         version=about.checksum[:16],
@@ -180,21 +206,24 @@ def _segmentation(
         )
         for number, prompt in enumerate(prompts, 1)
     ]
-    return hd.seg.Segmentation(
-        source_images=sources,
-        pixel_array=pixels,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        content_description="Zero-shot findings",
-        content_label="FINDINGS",
-        series_description=NOTICE,
-        # A mask without a pixel says that nothing was found, and says it about these images.
-        omit_empty_frames=bool(pixels.any()),
-        **_identity(about),
-    )
+    with _of_the_headers():
+        return hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=pixels,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            content_description="Zero-shot findings",
+            content_label="FINDINGS",
+            series_description=NOTICE,
+            # A mask without a pixel says that nothing was found, and says it about these images.
+            omit_empty_frames=bool(pixels.any()),
+            **_identity(about),
+        )
 
 
-def _parametric_map(sources: Sequence[Dataset], prompts: Sequence[Prompt], asked: Asked, about: Description) -> Dataset:
+def _parametric_map(
+    sources: Sequence[Dataset], prompts: Sequence[Prompt], asked: Asked, about: Description, gone: Event
+) -> Dataset:
     """One channel for each finding: sigmoid(map) on the source's own grid."""
     steps = maps.LEVELS
     mappings = [
@@ -211,32 +240,45 @@ def _parametric_map(sources: Sequence[Dataset], prompts: Sequence[Prompt], asked
         ]
         for number, prompt in enumerate(prompts, 1)
     ]
-    return hd.pm.ParametricMap(
-        source_images=sources,
-        pixel_array=_drawn(sources, asked, np.uint16, lambda grid: maps.levels(grid, asked.geometry)),
-        contains_recognizable_visual_features=False,
-        real_world_value_mappings=mappings,
-        voi_lut_transformations=[hd.VOILUTTransformation(window_center=(steps + 1) / 2, window_width=steps + 1)],
-        content_description="Zero-shot findings",
-        content_label="FINDINGS",
-        series_description=NOTICE,
-        **_identity(about),
-    )
+    pixels = _drawn(sources, asked, np.uint16, lambda grid: maps.levels(grid, asked.geometry), gone)
+    with _of_the_headers():
+        return hd.pm.ParametricMap(
+            source_images=sources,
+            pixel_array=pixels,
+            contains_recognizable_visual_features=False,
+            real_world_value_mappings=mappings,
+            voi_lut_transformations=[hd.VOILUTTransformation(window_center=(steps + 1) / 2, window_width=steps + 1)],
+            content_description="Zero-shot findings",
+            content_label="FINDINGS",
+            series_description=NOTICE,
+            **_identity(about),
+        )
 
 
 def _drawn(
-    sources: Sequence[Dataset], asked: Asked, kind: type[np.generic], draw: Callable[[maps.Float], np.ndarray[Any, Any]]
+    sources: Sequence[Dataset],
+    asked: Asked,
+    kind: type[np.generic],
+    draw: Callable[[maps.Float], np.ndarray[Any, Any]],
+    gone: Event,
 ) -> np.ndarray[Any, Any]:
-    """What ``draw`` makes of each finding's map, as (slices, rows, columns, findings) of the source."""
+    """What ``draw`` makes of each finding's map, as (slices, rows, columns, findings) of the source.
+
+    Raises _Gone where ``gone`` tells that nobody waits any more: hundreds of masks of a volume take minutes.
+    """
     assert asked.answer.maps is not None
     shape = (len(sources), int(sources[0].Rows), int(sources[0].Columns), len(asked.answer.maps))
     pixels = np.zeros(shape, dtype=kind)
     for number, grid in enumerate(asked.answer.maps):
+        if gone.is_set():
+            raise _Gone
         drawn = draw(grid)
         if drawn.ndim == 2:
             pixels[0, :, :, number] = drawn
         else:
-            _turned(pixels[..., number], sources)[...] = drawn
+            with _of_the_headers():
+                turned = _turned(pixels[..., number], sources)
+            turned[...] = drawn
     return pixels
 
 
@@ -257,7 +299,8 @@ def _report(sources: Sequence[Dataset], prompts: Sequence[Prompt], answer: Answe
             uid=hd.UID(), name=about.name[:_LABEL_CHARS], manufacturer_name=_MAKER, model_name=about.system
         ),
     )
-    images = [hd.sr.SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID) for one in sources[:1]]
+    with _of_the_headers():
+        images = [hd.sr.SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID) for one in sources[:1]]
     groups = [
         hd.sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=f"finding {number}"),
@@ -282,19 +325,20 @@ def _report(sources: Sequence[Dataset], prompts: Sequence[Prompt], answer: Answe
         title=codes.DCM.ImagingMeasurementReport,
     )
     identity = _identity(about)
-    return hd.sr.EnhancedSR(
-        evidence=list(sources),
-        content=content[0],
-        series_instance_uid=identity["series_instance_uid"],
-        series_number=identity["series_number"],
-        sop_instance_uid=identity["sop_instance_uid"],
-        instance_number=identity["instance_number"],
-        manufacturer=_MAKER,
-        series_description=NOTICE,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-    )
+    with _of_the_headers():
+        return hd.sr.EnhancedSR(
+            evidence=list(sources),
+            content=content[0],
+            series_instance_uid=identity["series_instance_uid"],
+            series_number=identity["series_number"],
+            sop_instance_uid=identity["sop_instance_uid"],
+            instance_number=identity["instance_number"],
+            manufacturer=_MAKER,
+            series_description=NOTICE,
+            is_complete=True,
+            is_final=False,
+            is_verified=False,
+        )
 
 
 def _uncertainty(answer: Answer, row: int) -> hd.sr.MeasurementProperties | None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import pad
 
 from rayzero.alignment.base import ImageFeatures, TextFeatures
-from rayzero.bundle import Bundle, fingerprint, load_bundle
+from rayzero.bundle import Bundle, load_bundle
 from rayzero.config import Companion, Config, DataConfig
 from rayzero.index import CANDIDATES, VectorIndex
 from rayzero.studies.examples import COMPANIONS
@@ -27,7 +27,7 @@ _TEXT_BATCH = 64
 
 @dataclass(frozen=True)
 class Description:
-    """What the web side needs to know of a model. ``checksum`` identifies its bundle, every file of it."""
+    """What the web side needs to know of a model. ``checksum`` is that of every file of its bundle."""
 
     name: str
     system: str
@@ -87,18 +87,18 @@ class Match:
 class Engine:
     """A loaded bundle. Not thread-safe: one thread calls it, for a model gains nothing from two."""
 
-    def __init__(self, name: str, bundle: Bundle, checksum: str, cached_prompts: int) -> None:
+    def __init__(self, name: str, bundle: Bundle, cached_prompts: int) -> None:
         self._bundle = bundle
         self._prompts: LruCache[TextFeatures] = LruCache(cached_prompts)
         # Whole lists: gathering hundreds of rows anew for each request costs more than scoring them.
         self._lists: LruCache[TextFeatures] = LruCache(2 * cached_prompts, lambda text: len(text.pooled))
         self._misses = 0
-        self.description = describe(name, bundle.config, bundle.card, checksum)
+        self.description = describe(name, bundle.config, bundle.card, bundle.checksum)
 
     @classmethod
     def load(cls, name: str, url: str, device: str, cached_prompts: int) -> Engine:
         """The engine of the bundle at ``url``. Raises BundleError when it is absent, damaged or of another format."""
-        return cls(name, load_bundle(url, device), fingerprint(url), cached_prompts)
+        return cls(name, load_bundle(url, device), cached_prompts)
 
     def encode(self, given: Sequence[ModelInput]) -> list[ImageFeatures]:
         """Features of B prepared images or studies, each on its own."""

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.held import Held, Lease
-from serve.meters import REQUEST_ID, count_request, show_waiting
+from serve.meters import REQUEST_ID, count_request, show_at_work
 from serve.problems import SLUG, Problem, problem_response
 from serve.settings import Limits
 from serve.tracing import describe, request_span
@@ -25,6 +25,8 @@ from serve.tracing import describe, request_span
 logger = logging.getLogger("ray.serve")
 
 _OPEN_PATHS = frozenset({"/healthz"})
+# Asked by machines, steadily: a limit would take a server that lives for one that does not.
+_UNMETERED_PATHS = frozenset({"/healthz", "/readyz"})
 # An id of the caller's is taken over where it is one: anything else could name a patient.
 _CALLERS_ID = re.compile(r"[0-9a-fA-F-]{8,64}")
 _TRACE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -48,11 +50,12 @@ class _Passage:
 class Gate:
     """ASGI middleware, outside the routes, so that a refused request's body is never read.
 
-    ``token`` is the bearer token that every path but /healthz needs, or None for none. ``limits`` bounds POST
-    requests: how many at once, how many a minute from one address, how fast a body arrives, and how many bytes all
-    bodies may hold together (``held``). ``max_body`` is the most bytes of one body, ``larger`` that of single paths.
-    All this is enforced while a body streams in. Each request gets an id, a line in the log and its share of the
-    figures.
+    ``token`` is the bearer token that every path but /healthz needs, or None for none. ``limits`` bounds how many
+    requests a minute come from one address (POST, and apart from them all others but checks of health), and of POST
+    requests how many are worked on at once, how many bodies arrive at once and how fast, and how many bytes all bodies
+    may hold together (``held``). ``max_body`` is the most bytes of one body, ``larger`` that of single paths. All this
+    is enforced while a body streams in; one that still does takes no place among those worked on. Each request gets an
+    id, a line in the log and its share of the figures.
     """
 
     def __init__(
@@ -70,9 +73,12 @@ class Gate:
         self._larger = larger
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._limits = limits
+        self._arriving = 0
         self._at_work = 0
         self._held = held
-        self._rates: dict[str, tuple[float, float]] = {}
+        # What is left of the budget of an address, and when that was so: for POST requests, and for others.
+        self._sent: dict[str, tuple[float, float]] = {}
+        self._read: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through or answer it with a problem document."""
@@ -114,8 +120,7 @@ class Gate:
                 _record(scope, headers, passage, route)
 
     async def _work(self, scope: Scope, receive: Receive, send: Send, passage: _Passage) -> None:
-        self._at_work += 1
-        show_waiting(self._at_work)
+        self._arriving += 1
         deadline = time.monotonic() + self._limits.body_seconds
         lease = self._held.lease()
         whole = False
@@ -130,16 +135,27 @@ class Gate:
                 detail = f"The body did not arrive within {self._limits.body_seconds:g} s."
                 raise Problem(408, "request-too-slow", detail) from None
             if message["type"] == "http.request":
-                whole = not message.get("more_body", False)
                 self._take(len(message.get("body", b"")), passage, lease)
+                if not message.get("more_body", False):
+                    if self._at_work >= self._limits.requests:
+                        raise _busy()
+                    whole = True
+                    self._arriving -= 1
+                    self._count(1)
             return message
 
         try:
             await self._app(scope, receive_bounded, send)
         finally:
-            self._at_work -= 1
+            if whole:
+                self._count(-1)
+            else:
+                self._arriving -= 1
             lease.end()
-            show_waiting(self._at_work)
+
+    def _count(self, change: int) -> None:
+        self._at_work += change
+        show_at_work(self._at_work)
 
     def _take(self, size: int, passage: _Passage, lease: Lease) -> None:
         passage.received += size
@@ -154,33 +170,37 @@ class Gate:
             return Problem(401, "unauthorized", "Send the header Authorization: Bearer <token>.")
         if _number(headers.get("content-length", "")) > passage.most:
             return Problem(413, "file-too-large", f"A request may have {passage.most} bytes; this one has more.")
-        if scope["method"] != "POST":
-            return None
-        wait = self._wait(scope)
-        if wait > 0:
-            return Problem(
-                429,
-                "rate-limited",
-                f"This address may send {self._limits.requests_per_minute} requests a minute.",
-                retry_after_s=int(wait) + 1,
-            )
-        if self._at_work >= self._limits.requests:
-            return Problem(503, "busy", "Too many requests at once; try again in a second.", retry_after_s=1)
+        post = scope["method"] == "POST"
+        if scope["path"] not in _UNMETERED_PATHS:
+            most = self._limits.requests_per_minute if post else self._limits.reads_per_minute
+            wait = _wait(scope, most, self._sent if post else self._read)
+            if wait > 0:
+                method = "POST" if post else "other than POST"
+                detail = f"This address may send {most} requests a minute ({method})."
+                return Problem(429, "rate-limited", detail, retry_after_s=int(wait) + 1)
+        # A full server says so before a body is sent in vain.
+        if post and (self._at_work >= self._limits.requests or self._arriving >= self._limits.uploads):
+            return _busy()
         return None
 
-    def _wait(self, scope: Scope) -> float:
-        """Seconds until the client's address may send again; 0 takes one request off its budget."""
-        rate = self._limits.requests_per_minute / 60
-        if not rate:
-            return 0.0
-        client, now = (scope.get("client") or ("",))[0], time.monotonic()
-        left, before = self._rates.pop(client, (float(self._limits.requests_per_minute), now))
-        left = min(float(self._limits.requests_per_minute), left + (now - before) * rate)
-        wait = 0.0 if left >= 1 else (1 - left) / rate
-        self._rates[client] = (left if wait else left - 1, now)
-        if len(self._rates) > _CLIENTS:
-            self._rates.pop(next(iter(self._rates)))
-        return wait
+
+def _busy() -> Problem:
+    return Problem(503, "busy", "Too many requests at once; try again in a second.", retry_after_s=1)
+
+
+def _wait(scope: Scope, most: int, budgets: dict[str, tuple[float, float]]) -> float:
+    """Seconds until the client's address may send again, ``most`` a minute (0 for any); 0 takes one off its budget."""
+    if not most:
+        return 0.0
+    rate = most / 60
+    client, now = (scope.get("client") or ("",))[0], time.monotonic()
+    left, before = budgets.pop(client, (float(most), now))
+    left = min(float(most), left + (now - before) * rate)
+    wait = 0.0 if left >= 1 else (1 - left) / rate
+    budgets[client] = (left if wait else left - 1, now)
+    if len(budgets) > _CLIENTS:
+        budgets.pop(next(iter(budgets)))
+    return wait
 
 
 def _number(text: str) -> float:

@@ -126,13 +126,9 @@ class ImageStore:
         """The image, or None when it was never here or was dropped for newer ones."""
         return self._images.get(image_id)
 
-    def add(self, data: bytes, *, field: str = "file") -> StoredImage:
-        """Read a file and keep its image. Raises Problem (4xx) that says what is wrong with it."""
-        image_id = image_id_of(data)
-        known = self._images.get(image_id)
-        if known is not None:
-            return known
-        image, grey = self._read(data, field), None
+    def add(self, image_id: str, image: Image) -> StoredImage:
+        """Keep the ``image`` that was read of a file with that id."""
+        grey = None
         if len(image.shape) == 2:
             grey = Grey.of(image)
             # Of a film without a window it takes a while to find one: not again when it is prepared and shown.
@@ -197,7 +193,8 @@ class ImageStore:
         picture.save(file, "PNG", compress_level=3)
         return file.getvalue()
 
-    def _read(self, data: bytes, field: str) -> Image:
+    def read(self, data: bytes, *, field: str = "file") -> Image:
+        """The image in a file. Raises Problem (4xx) that says what is wrong with it."""
         kind = kind_of(data)
         self._check_bytes(data, kind, field)
         try:

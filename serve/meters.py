@@ -57,7 +57,7 @@ def count_request(route: str, status: int, problem: str, seconds: float) -> None
     )
 
 
-def show_waiting(requests: int) -> None:
+def show_at_work(requests: int) -> None:
     """How many POST requests this web replica works on."""
     _gauge("rayzero_requests_at_work", "POST requests worked on").set(requests)
 

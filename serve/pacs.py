@@ -30,7 +30,7 @@ from pydicom.dataset import Dataset
 from rayzero.config import ConfigError
 from serve.held import Lease
 from serve.images import Kind
-from serve.problems import Problem
+from serve.problems import Problem, silence
 from serve.settings import Limits, PacsArgs
 
 T = TypeVar("T")
@@ -40,8 +40,7 @@ UID = r"^[0-9]+(\.[0-9]+)*$"
 
 logger = logging.getLogger("ray.serve")
 # These log the address of a request, with the UIDs in it, and what went wrong with it.
-for _name in ("dicomweb_client", "retrying"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
+silence("dicomweb_client", "retrying", "urllib3")
 
 # In whichever syntax the file is stored: a PACS that cannot transcode refuses to send it otherwise.
 _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'

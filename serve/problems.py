@@ -16,6 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from serve.meters import request_id
+
 logger = logging.getLogger("ray.serve")
 
 MEDIA_TYPE = "application/problem+json"
@@ -172,7 +174,7 @@ def install(app: FastAPI) -> None:
 
 
 def failure(error: Exception) -> Problem:
-    """A fault of the server: logged under the incident that the client is told, and nothing else.
+    """A fault of the server: logged under the request's id and the incident that the client is told, and nothing else.
 
     The log has the types of the errors and where they were raised, not their texts: those may repeat a header's value.
     """
@@ -184,8 +186,14 @@ def failure(error: Exception) -> Problem:
         raised.append(cause)
         told += f"\n{type(cause).__name__} raised at\n{''.join(traceback.format_tb(cause.__traceback__))}"
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    logger.error("incident %s:%s", incident, told.rstrip())
+    logger.error("incident %s of request %s:%s", incident, request_id(), told.rstrip())
     return Problem(500, "internal", f"Quote incident {incident} to the operator of this server.")
+
+
+def silence(*names: str) -> None:
+    """Keep the loggers of those names, and those below them, quiet: they repeat what was sent or fetched."""
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _document(status: int, slug: Slug, detail: str) -> dict[str, Any]:

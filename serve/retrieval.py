@@ -103,7 +103,7 @@ async def _images(service: Service, client: ModelClient, sentence: Prompt) -> li
 
     async def hit(study: ExampleStudy) -> Hit:
         clock = Clock(client.description.name)
-        subject = await service.subject(Source(image_id=study.image_id), {}, client.description, clock)
+        subject = await service.subject(Source(image_id=study.image_id, patient=True), {}, client.description, clock)
         answer = (await service.ask(client, subject, [sentence.sentence], clock=clock)).answer
         logit, probability = float(answer.logits[0]), float(answer.probabilities[0])
         return Hit(rank=0, logit=logit, probability=probability, example_ids=[study.example.id])

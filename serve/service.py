@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from threading import Event
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rayzero.bundle import AnyGeometry
 from rayzero.config import Companion, nearest
@@ -20,7 +20,7 @@ from serve.engine import Answer, Description, Match, ModelInput
 from serve.examples import ExampleSet
 from serve.findings import Drawing, to_findings
 from serve.held import Held
-from serve.images import ImageStore, Plane, StoredImage, Window, check_kind, kind_of
+from serve.images import ImageStore, Plane, StoredImage, Window, check_kind, image_id_of, kind_of
 from serve.live import Live
 from serve.meters import observe_stage, request_id
 from serve.pacs import Archive, check_identity
@@ -106,6 +106,7 @@ class Service:
         self.held = Held(limits.held_bytes)
         self.archives = {name: Archive(name, args, limits) for name, args in (pacs or {}).items()}
         self._prepared: LruCache[Prepared] = LruCache(limits.image_cache_bytes // 8, lambda kept: kept.nbytes)
+        self._readers, self._patient = asyncio.Semaphore(limits.readers), asyncio.Semaphore(limits.readers)
         self._volumes_drawn = asyncio.Semaphore(_VOLUMES_DRAWN)
         self._checking: asyncio.Task[None] | None = None
 
@@ -162,9 +163,9 @@ class Service:
         lease = self.held.lease()
         try:
             with clock.stage("fetch"):
-                data = await archive.fetch(address, about.kind, lease)
-                check_identity(await asyncio.to_thread(self.images.headers, data), address)
-            yield Source(data=data)
+                fetched = Source(data=await archive.fetch(address, about.kind, lease), patient=source.patient)
+                check_identity(await self.headers(fetched), address)
+            yield fetched
         finally:
             lease.end()
 
@@ -186,8 +187,7 @@ class Service:
             place = " or pacs with a study" if field == "file" and self.archives else ""
             raise Problem(422, "invalid-request", f"Send either {field} or {other}{place}.", field=field)
         if source.data is not None:
-            data = source.data
-            return await asyncio.to_thread(lambda: self.images.add(data, field=field))
+            return await self._file(source.data, field, patient=source.patient)
         assert source.image_id is not None
         stored = self.images.get(source.image_id)
         if stored is not None:
@@ -196,7 +196,44 @@ class Service:
         if example is None:
             detail = "The image is not kept here, or no longer; please send the file again."
             raise Problem(404, "unknown-image", detail, field="image_id" if field == "file" else f"{field}_id")
-        return await asyncio.to_thread(lambda: self.images.add(example.path.read_bytes()))
+        return await self._file(await asyncio.to_thread(example.path.read_bytes), field, patient=source.patient)
+
+    async def headers(self, source: Source) -> list[dict[str, Any]]:
+        """The DICOM headers of a file, as ``ImageStore.headers``. Raises Problem (422, 503)."""
+        data = source.data
+        assert data is not None
+        return await self._in_turn(lambda: self.images.headers(data), patient=source.patient)
+
+    async def _file(self, data: bytes, field: str, *, patient: bool) -> StoredImage:
+        image_id = await asyncio.to_thread(image_id_of, data)
+        stored = self.images.get(image_id)
+        if stored is not None:
+            return stored
+        image = await self._in_turn(lambda: self.images.read(data, field=field), patient=patient)
+        return await asyncio.to_thread(self.images.add, image_id, image)
+
+    async def _in_turn(self, read: Callable[[], T], *, patient: bool) -> T:
+        """What ``read`` makes of a file, in a thread, once one of the reading processes is free for it.
+
+        Raises Problem (503) where none is in time, unless it is ``patient``: of those only a few stand in the queue, so
+        that one batch does not keep out whoever has a time.
+        """
+        if patient:
+            async with self._patient:
+                return await self._in_turn_within(read, None)
+        return await self._in_turn_within(read, self.limits.reader_wait_seconds)
+
+    async def _in_turn_within(self, read: Callable[[], T], seconds: float | None) -> T:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._readers.acquire()
+        except TimeoutError:
+            detail = "Every reading process is busy with other files; try again in a few seconds."
+            raise Problem(503, "busy", detail, retry_after_s=5) from None
+        reading = asyncio.ensure_future(asyncio.to_thread(read))
+        # A thread is not cancelled with the request that waits for it: until it ends, its process is not free.
+        reading.add_done_callback(lambda _: self._readers.release())
+        return await asyncio.shield(reading)
 
     async def preview(self, image_id: str, window: tuple[float, float] | None = None) -> bytes:
         """An image as an 8-bit PNG, a film in a level and width of its stored values. Raises Problem (404, 422)."""

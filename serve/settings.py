@@ -21,13 +21,22 @@ class Limits(BaseModel):
     requests: int = Field(
         default=16, ge=1, description="POST requests worked on at once; further ones are told to come back"
     )
+    uploads: int = Field(
+        default=128, ge=1, description="Bodies of POST requests that arrive at once; one that has, is worked on"
+    )
     held_bytes: int = Field(default=2 * 2**30, ge=1024, description="Bytes of all request bodies held at once")
     body_seconds: float = Field(default=60.0, gt=0.0, description="Time in which a request's body has to arrive")
     answer_seconds: float = Field(
         default=45.0, gt=0.0, description="Time in which a model has to answer; below Serve's own request_timeout_s"
     )
     requests_per_minute: int = Field(default=0, ge=0, description="POST requests of one client address; 0 is no limit")
+    reads_per_minute: int = Field(
+        default=0, ge=0, description="Other requests of one client address, but checks of health; 0 is no limit"
+    )
     readers: int = Field(default=2, ge=1, description="Confined processes that read foreign files")
+    reader_wait_seconds: float = Field(
+        default=20.0, gt=0.0, description="Time that a request waits for one of them; those of a batch wait on"
+    )
     reader_memory_bytes: int = Field(default=3 * 2**30, ge=2**27, description="Memory that reading one file may take")
     reader_seconds: int = Field(default=60, ge=1, description="Processor time that reading one file may take")
     image_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="Decoded images kept to answer by image_id")

@@ -21,11 +21,15 @@ from serve.problems import Problem
 
 @dataclass(frozen=True)
 class Source:
-    """A file's bytes, the id of an image that was read before or ships as an example, or where one lies in a PACS."""
+    """A file's bytes, the id of an image that was read before or ships as an example, or where one lies in a PACS.
+
+    One that is ``patient`` waits for its turn to be read however long that takes: of a batch, or of a search.
+    """
 
     data: bytes | None = field(default=None, repr=False)
     image_id: str | None = None
     address: Address | None = None
+    patient: bool = False
 
     def __bool__(self) -> bool:
         return self.data is not None or self.image_id is not None or self.address is not None

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rayzero.alignment import registry
-from rayzero.bundle import Bundle, BundleError, Phrased, load_bundle, save_bundle, update_card
+from rayzero.bundle import (
+    Bundle,
+    BundleError,
+    Phrased,
+    fingerprint,
+    load_bundle,
+    read_bundle_card,
+    save_bundle,
+    update_card,
+)
 from rayzero.config import load_config
 from tests.encoders.tiny import tiny_bert
 from tests.toys import toy_study
@@ -123,3 +133,14 @@ def test_a_bundle_replaces_a_bundle_and_nothing_else(original: tuple[str, Bundle
 def test_a_prompt_scores_the_mean_of_its_phrasings() -> None:
     phrased = Phrased(["a", "b", "c"], np.array([0, 2]))
     np.testing.assert_allclose(phrased.mean(np.array([[1.0, 3.0, 7.0]], dtype=np.float32)), [[2.0, 7.0]])
+
+
+def test_the_checksum_covers_the_card_and_the_fingerprint_what_decides_the_logits(
+    original: tuple[str, Bundle], tmp_path: Path
+) -> None:
+    url = shutil.copytree(original[0], tmp_path / "bundle").as_posix()
+    kept, before = fingerprint(url), load_bundle(url).checksum
+    assert before == load_bundle(original[0]).checksum == read_bundle_card(url)[2]
+    update_card(url, {"calibration": {"scale": 3.0, "bias": 0.0}})
+    assert load_bundle(url).checksum == read_bundle_card(url)[2] != before
+    assert fingerprint(url) == kept

@@ -90,11 +90,15 @@ class Phrased:
 
 @dataclass
 class Bundle:
-    """A loaded model with what it needs to answer: preprocessing, calibration, and the card about it."""
+    """A loaded model with what it needs to answer: preprocessing, calibration, and the card about it.
+
+    ``checksum`` is the SHA-256 of every file of it, card included; empty for a model that was not loaded from files.
+    """
 
     model: AlignmentModel
     config: Config
     card: dict[str, Any]
+    checksum: str = ""
 
     @property
     def calibration(self) -> Calibration:
@@ -203,23 +207,22 @@ def update_card(url: str, values: dict[str, Any]) -> None:
     write_whole(fs, f"{root}/checksums.json", json.dumps(sums, indent=2).encode())
 
 
-def read_bundle_card(url: str) -> tuple[Config, dict[str, Any]]:
-    """Settings and card of the bundle at ``url``, without its weights. Raises BundleError as ``load_bundle``."""
+def read_bundle_card(url: str) -> tuple[Config, dict[str, Any], str]:
+    """Settings, card and checksum of the bundle at ``url``, not its weights. Raises BundleError as ``load_bundle``."""
     fs, root = open_url(url)
     sums = _checksums(fs, root, url)
     texts = {name: fs.cat_file(f"{root}/{name}") for name in ("config.yaml", "card.json")}
     for name, text in texts.items():
         if hashlib.sha256(text).hexdigest() != sums[name]:
             raise BundleError(f"{url}: {name} does not match its checksum; export or download the bundle again")
-    return parse_config(texts["config.yaml"].decode()), json.loads(texts["card.json"])
+    return parse_config(texts["config.yaml"].decode()), json.loads(texts["card.json"]), _digest(sums)
 
 
 def fingerprint(url: str) -> str:
-    """SHA-256 of what decides the scores of the bundle at ``url``: weights, settings and encoders, not its card.
-    Raises BundleError without one."""
+    """SHA-256 of what decides the logits of the bundle at ``url``: weights, settings and encoders, not its card, which
+    has the calibration of probabilities and the threshold of maps. Raises BundleError without one."""
     fs, root = open_url(url)
-    sums = {name: value for name, value in sorted(_checksums(fs, root, url).items()) if name != "card.json"}
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
+    return _digest({name: value for name, value in _checksums(fs, root, url).items() if name != "card.json"})
 
 
 def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
@@ -227,7 +230,7 @@ def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
     fs, root = open_url(url)
     _checksums(fs, root, url)  # before a copy is made of what is no bundle
     with local_copy(fs, root) as folder:
-        _verify(folder, url)
+        checksum = _digest(_verify(folder, url))
         card = json.loads((folder / "card.json").read_text())
         if card.get("format") != FORMAT_VERSION:
             raise BundleError(f"{url}: bundle format {card.get('format')!r}, this version reads {FORMAT_VERSION}")
@@ -237,7 +240,7 @@ def load_bundle(url: str, device: torch.device | str = "cpu") -> Bundle:
         model = registry.build_zero_shot(config.model_copy(update={"vision": vision, "text": text}))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     model.eval().requires_grad_(False)
-    return Bundle(model=model.to(device), config=config, card=card)
+    return Bundle(model=model.to(device), config=config, card=card, checksum=checksum)
 
 
 def _checksums(fs: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, str]:
@@ -255,10 +258,16 @@ def _checksums(fs: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, 
     return sums
 
 
-def _verify(folder: Path, url: str) -> None:
-    for name, expected in _checksums(fsspec.filesystem("file"), str(folder), url).items():
+def _digest(sums: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+
+
+def _verify(folder: Path, url: str) -> dict[str, str]:
+    sums = _checksums(fsspec.filesystem("file"), str(folder), url)
+    for name, expected in sums.items():
         path = folder / name
         if not path.is_file():
             raise BundleError(f"{url}: {name} is missing; export the bundle again")
         if file_sha256(path) != expected:
             raise BundleError(f"{url}: {name} does not match its checksum; export or download the bundle again")
+    return sums

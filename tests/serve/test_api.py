@@ -7,12 +7,15 @@ import base64
 import io
 import json
 import logging
+import os
 import re
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -25,7 +28,7 @@ from rayzero.studies.files import read_image
 from rayzero.studies.sandbox import Sandbox
 from serve import findings
 from serve.api import create_api
-from serve.engine import Engine, ModelInput
+from serve.engine import Answer, Engine, ModelInput
 from serve.examples import ExamplesError, ExampleSet
 from serve.problems import Problem
 from serve.schemas import MapFormat
@@ -130,7 +133,7 @@ def test_a_prompt_scores_the_same_whatever_stands_beside_it(engine: Engine) -> N
 def test_a_finding_is_asked_in_every_phrasing_of_the_evaluation(bundle_url: str) -> None:
     bundle = load_bundle(bundle_url)
     ensemble = override(bundle.config, {"evaluation.ensemble": ["There is a {}", "A chest film with {}"]})
-    several, plain = (Engine("m", replace(bundle, config=config), "", 8) for config in (ensemble, bundle.config))
+    several, plain = (Engine("m", replace(bundle, config=config), 8) for config in (ensemble, bundle.config))
     image = plain.encode([ModelInput(np.full((1, 128, 128), 0.3, dtype=np.float32))])[0]
     asked = several.answer(image, ["There is mass", "Mass, left"], maps=True)
     each = plain.answer(image, ["There is mass", "There is a mass", "A chest film with mass", "Mass, left"], maps=True)
@@ -415,3 +418,100 @@ def test_limits_hold_while_a_body_streams_in(model: LocalClient, reader: Sandbox
     slugs = [asyncio.run(send(1, 10, 0.0, "e"))[:2] for _ in range(5)]
     assert slugs[-1] == (429, "rate-limited")
     assert all(slug != "rate-limited" for _, slug in slugs[:4])
+
+
+def test_a_body_that_trickles_in_takes_no_place_of_those_at_work(engine: Engine, reader: Sandbox) -> None:
+    at_work, go_on = asyncio.Event(), asyncio.Event()
+
+    class Waiting(LocalClient):
+        async def answer(self, *given: Any, **options: Any) -> Answer | None:
+            at_work.set()
+            await go_on.wait()
+            return await super().answer(*given, **options)
+
+    limits = Limits(requests=1, uploads=2)
+    api = create_api(Service([Waiting(engine)], ExampleSet([]), limits, reader=reader), token=None)
+    form = httpx.Request("POST", "http://h/v1/query", files={"file": png()}, data={"prompts": "nodule"})
+    body = form.read()
+    begun = asyncio.Semaphore(0)
+
+    async def trickle(rest: asyncio.Event) -> AsyncIterator[bytes]:
+        yield body[:50]
+        begun.release()
+        await rest.wait()
+        yield body[50:]
+
+    async def scenario() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://h") as http:
+
+            async def post(content: bytes | AsyncIterator[bytes]) -> httpx.Response:
+                kind = {"Content-Type": form.headers["Content-Type"]}
+                return await http.post("/v1/query", content=content, headers=kind)
+
+            rest, end = asyncio.Event(), asyncio.Event()
+            slow = asyncio.create_task(post(trickle(rest)))
+            await begun.acquire()
+            first = asyncio.create_task(post(body))
+            await asyncio.wait_for(at_work.wait(), 60)
+            rest.set()
+            late = await slow
+            assert (late.status_code, late.json()["type"]) == (503, "urn:rayzero:problem:busy")
+            assert "retry-after" in late.headers
+            go_on.set()
+            assert (await first).status_code == 200
+            # Bodies on their way are counted, too.
+            others = [asyncio.create_task(post(trickle(end))) for _ in range(limits.uploads)]
+            for _ in others:
+                await begun.acquire()
+            assert (await post(body)).json()["type"] == "urn:rayzero:problem:busy"
+            end.set()
+            assert 200 in {one.status_code for one in await asyncio.gather(*others)}
+            assert (await post(body)).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_reading_has_a_rate_of_its_own_and_checks_of_health_have_none(model: LocalClient, reader: Sandbox) -> None:
+    service = Service([model], ExampleSet([]), Limits(reads_per_minute=2), reader=reader)
+    with TestClient(create_api(service, token=None)) as http:
+        codes = [http.get(path).status_code for path in ("/v1/models", "/v1/pacs", "/v1/models", "/nowhere")]
+        assert codes == [200, 200, 429, 429]
+        refused = http.get("/v1/models")
+        assert refused.json()["type"] == "urn:rayzero:problem:rate-limited"
+        assert 1 <= int(refused.headers["retry-after"]) <= 31
+        assert [http.get(path).status_code for path in 3 * ["/healthz", "/readyz"]] == 6 * [200]
+        assert ask(http, png())["http_status"] == 200
+
+
+def test_who_waits_too_long_for_a_reading_process_is_told_to_come_back_and_a_batch_waits_on(engine: Engine) -> None:
+    async def scenario(reader: Sandbox) -> None:
+        limits = Limits(readers=1, reader_wait_seconds=0.1)
+        service = Service([LocalClient(engine)], ExampleSet([]), limits, reader=reader)
+        api = create_api(service, token=None)
+        service.images.start()
+        (process,) = reader.processes()
+        os.kill(process, signal.SIGSTOP)
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://h") as http:
+
+                def post(path: str, field: str, file: bytes) -> asyncio.Task[httpx.Response]:
+                    return asyncio.create_task(http.post(path, files={field: file}, data={"prompts": "nodule"}))
+
+                reading = post("/v1/query", "file", png(1))
+                while reader.processes():
+                    await asyncio.sleep(0.01)
+                gone = post("/v1/query", "file", png(2))
+                batch = post("/v1/batch", "files", png(3))
+                late = await post("/v1/query", "file", png(4))
+                assert (late.status_code, late.json()["type"]) == (503, "urn:rayzero:problem:busy")
+                assert late.headers["retry-after"] == "5"
+                assert (await gone).status_code == 503
+                os.kill(process, signal.SIGCONT)
+                assert (await reading).status_code == 200
+                assert (await batch).text.splitlines()[-1] == '{"done":1,"failed":0}'
+                assert (await post("/v1/query", "file", png(4))).status_code == 200
+        finally:
+            os.kill(process, signal.SIGCONT)
+
+    with Sandbox(workers=1) as reader:
+        asyncio.run(scenario(reader))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import shutil
 import threading
 import weakref
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rayzero.bundle import update_card
 from rayzero.config import ConfigError
 from serve.cache import LruCache
-from serve.deployments import Model
+from serve.deployments import Model, Replaced
 from serve.engine import Answer, ModelInput
 from serve.live import Live
 from serve.settings import AppArgs
@@ -68,6 +71,22 @@ def test_an_image_that_cannot_be_encoded_costs_no_other_its_answer(bundle_url: s
         assert isinstance(after, Answer)
         assert isinstance(before, Answer)
         assert np.array_equal(after.logits, before.logits)
+
+    asyncio.run(scenario())
+
+
+def test_a_model_whose_card_alone_was_changed_is_another(bundle_url: str, tmp_path: Path) -> None:
+    changed = shutil.copytree(bundle_url, tmp_path / "bundle").as_posix()
+    update_card(changed, {"calibration": {"scale": 1.0, "bias": 3.0}})
+    args = AppArgs(bundles={"m": changed}, threads=1)
+    image = ModelInput(np.full((1, 128, 128), 0.3, np.float32))
+
+    async def scenario() -> None:
+        old, new = Model("m", bundle_url, args), Model("m", changed, args)
+        before, after = [(await model.describe()).checksum for model in (old, new)]
+        with pytest.raises(Replaced):
+            await new.answer({}, before, "img", image, ["There is nodule"], False, None)
+        assert await new.answer({}, after, "img", image, ["There is nodule"], False, None) is not None
 
     asyncio.run(scenario())
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import logging
+import threading
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -15,11 +19,15 @@ from fastapi.testclient import TestClient
 
 from rayzero.studies.sandbox import Sandbox
 from rayzero.studies.study import Mask
+from serve import maps
 from serve.api import create_api
+from serve.dicom_results import to_dicom
 from serve.engine import Engine
 from serve.examples import ExampleSet
-from serve.service import Service
+from serve.schemas import DicomResult, MapFormat
+from serve.service import Question, Service
 from serve.settings import Limits
+from serve.subjects import Source
 from tests.serve.conftest import png
 from tests.serve.local import LocalClient
 from tests.studies.films import dataset, encode, ramp
@@ -33,7 +41,7 @@ def http(bundle_url: str, volume_bundle_url: str, reader: Sandbox) -> Iterator[T
     urls = {"films": bundle_url, "ct": volume_bundle_url}
     models = [LocalClient(Engine.load(name, url, "cpu", cached_prompts=8)) for name, url in urls.items()]
     service = Service(models, ExampleSet([]), Limits(), reader=reader)
-    with TestClient(create_api(service, token=None)) as client:
+    with TestClient(create_api(service, token=None), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -223,3 +231,55 @@ def test_headers_that_no_object_can_be_made_of_are_a_fault_of_the_file(http: Tes
 def test_what_is_not_dicom_has_no_study_to_join(http: TestClient) -> None:
     response = http.post("/v1/dicom", files={"file": png()}, data={"prompts": "nodule"})
     assert (response.status_code, response.json()["type"]) == (422, "urn:rayzero:problem:unreadable-file")
+
+
+def test_a_fault_of_the_server_is_not_put_down_to_the_file(
+    http: TestClient, film: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "Roe^Jane"
+
+    def broken(*_: object) -> np.ndarray:
+        raise ValueError(name)
+
+    monkeypatch.setattr(maps, "mask", broken)
+    logging.getLogger("ray.serve").addHandler(caplog.handler)
+    own = {"X-Request-ID": "0123456789abcdef"}
+    try:
+        response = http.post("/v1/dicom", files={"file": film}, data={"prompts": "nodule"}, headers=own)
+    finally:
+        logging.getLogger("ray.serve").removeHandler(caplog.handler)
+    assert (response.status_code, response.json()["type"]) == (500, "urn:rayzero:problem:internal")
+    told = next(message for message in caplog.messages if message.startswith("incident"))
+    assert own["X-Request-ID"] in told
+    assert "ValueError" in told
+    assert "Roe" not in caplog.text
+
+
+def test_an_object_that_nobody_waits_for_any_more_is_not_drawn(
+    bundle_url: str, film: bytes, reader: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, go_on, draw = 0, threading.Event(), maps.mask
+
+    def slowly(*given: Any) -> np.ndarray:
+        nonlocal drawn
+        drawn += 1
+        go_on.wait(30)
+        return draw(*given)
+
+    monkeypatch.setattr(maps, "mask", slowly)
+
+    async def ask() -> None:
+        model = LocalClient(Engine.load("films", bundle_url, "cpu", cached_prompts=8))
+        service = Service([model], ExampleSet([]), Limits(), reader=reader)
+        question = Question(("nodule", "mass", "pneumonia"), forms=frozenset({MapFormat.array}))
+        asked = asyncio.create_task(to_dicom(service, Source(data=film), question, DicomResult.seg))
+        while not drawn:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go_on.set()
+
+    # It waits for the thread, too.
+    asyncio.run(ask())
+    assert drawn == 1

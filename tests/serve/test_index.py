@@ -36,7 +36,7 @@ def built(bundle_url: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[st
 @pytest.fixture(scope="module")
 def http(built: tuple[str, str], bundle_url: str, reader: Sandbox):
     model = LocalClient(Engine.load("radzero", bundle_url, "cpu", cached_prompts=64))
-    model.indexes = {"toys": load_index(built[1], model.description.checksum)}
+    model.indexes = {"toys": load_index(built[1], fingerprint(bundle_url))}
     info = IndexInfo(name="toys", model="radzero", sentences=4, images=14)
     service = Service([model], ExampleSet([]), Limits(), reader=reader, indexes=[info])
     with TestClient(create_api(service, token=None)) as client:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Coroutine, Iterator
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from opentelemetry import trace
@@ -15,10 +19,11 @@ from rayzero.config import ConfigError
 from rayzero.studies.sandbox import Sandbox
 from serve import tracing
 from serve.api import create_api
-from serve.engine import Engine
+from serve.deployments import Model
+from serve.engine import Answer, Engine, ModelInput
 from serve.examples import ExampleSet
 from serve.service import Service
-from serve.settings import Limits
+from serve.settings import AppArgs, Limits
 from tests.serve.conftest import png
 from tests.serve.local import LocalClient
 
@@ -65,6 +70,43 @@ def test_a_request_is_a_span_with_its_stages(http: TestClient) -> None:
     told = "".join(span.to_json() for span in _SPANS.get_finished_spans())
     assert "Roe" not in told
     assert answer["image"]["image_id"] not in told
+
+
+def test_a_request_queues_for_the_passes_before_it_and_for_its_turn_in_its_own(bundle_url: str) -> None:
+    tracing.set_up(f"{__name__}:hook")
+    callers = ["e" * 32, "f" * 32]
+
+    async def scenario() -> None:
+        model = Model("films", bundle_url, AppArgs(bundles={"films": bundle_url}, threads=1))
+        checksum = (await model.describe()).checksum
+
+        def ask(caller: str, key: str, given: ModelInput | None) -> Coroutine[Any, Any, Answer | None]:
+            carried = {"traceparent": f"00-{caller}-{'b' * 16}-01"}
+            return model.answer(carried, checksum, key, given, ["There is nodule"], False, None)
+
+        first, second = (ModelInput(np.full((1, 128, 128), grey, np.float32)) for grey in (0.3, 0.6))
+        await asyncio.gather(ask(callers[0], "first", first), ask(callers[1], "second", second))
+        await ask("9" * 32, "first", None)
+
+    asyncio.run(scenario())
+    found = [
+        [span for span in _SPANS.get_finished_spans() if format(span.context.trace_id, "032x") == caller]
+        for caller in (*callers, "9" * 32)
+    ]
+    for spans in found:
+        answer = spans.pop()
+        spans.sort(key=lambda span: (span.start_time, span.end_time))
+        assert answer.start_time <= spans[0].start_time
+        # No time between two stages that is none's.
+        assert all(before.end_time == after.start_time for before, after in pairwise(spans))
+    assert [[span.name for span in spans] for spans in found] == [
+        ["queue", "encode", "queue", "score"],
+        ["queue", "encode", "queue", "score"],
+        ["queue", "score"],
+    ]
+    # They shared a pass, and the second was looked at after the first.
+    assert found[1][1].start_time == found[0][1].start_time
+    assert found[1][2].end_time >= found[0][3].end_time
 
 
 def test_spans_stand_within_those_of_ray_serve_where_it_traces(http: TestClient) -> None:
