@@ -93,8 +93,11 @@ class Batch:
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, change: Callable[[Any], Any]) -> Batch:
-        parts = {part.name: getattr(self, part.name) for part in fields(self)}
-        return Batch(**{name: None if part is None else change(part) for name, part in parts.items()})
+        parts: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            parts[field.name] = None if value is None else change(value)
+        return Batch(**parts)
 
     def chunks(self, count: int) -> list[Batch]:
         """The batch in at most ``count`` runs of consecutive images, each with its run of consecutive texts.
