@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import signal
-import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -36,6 +35,7 @@ from serve.service import Question, Service
 from serve.settings import Limits
 from serve.subjects import Source
 from tests.serve.conftest import VOCABULARY, png
+from tests.serve.leaving import drawn_for_who_left
 from tests.serve.local import LocalClient
 
 LIMITS = Limits(file_bytes=8 * 2**20, prompts=4, prompt_chars=64, requests=1)
@@ -283,30 +283,12 @@ def test_those_who_ask_for_readiness_at_once_share_one_inference(engine: Engine)
 def test_maps_that_nobody_waits_for_any_more_are_not_drawn(
     model: LocalClient, reader: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, go_on, draw = 0, threading.Event(), findings._located
-
-    def slowly(*given: Any) -> dict[str, Any]:
-        nonlocal drawn
-        drawn += 1
-        go_on.wait(30)
-        return draw(*given)
-
-    monkeypatch.setattr(findings, "_located", slowly)
-
     async def ask() -> None:
         service = Service([model], ExampleSet([]), LIMITS, reader=reader)
         question = Question(("nodule", "mass", "pneumonia"), forms=frozenset({MapFormat.mask}))
-        asked = asyncio.create_task(service.query(Source(data=png()), question))
-        while not drawn:
-            await asyncio.sleep(0.01)
-        asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-        go_on.set()
+        await service.query(Source(data=png()), question)
 
-    # It waits for the thread, too.
-    asyncio.run(ask())
-    assert drawn == 1
+    assert drawn_for_who_left(ask, findings, "_located", monkeypatch) == 1
 
 
 def test_models_and_examples_describe_themselves(http: TestClient) -> None:

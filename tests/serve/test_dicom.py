@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import logging
-import threading
 import zipfile
 from collections.abc import Iterator
-from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -29,6 +26,7 @@ from serve.service import Question, Service
 from serve.settings import Limits
 from serve.subjects import Source
 from tests.serve.conftest import png
+from tests.serve.leaving import drawn_for_who_left
 from tests.serve.local import LocalClient
 from tests.studies.films import dataset, encode, ramp
 from tests.studies.scans import chest, series, zipped
@@ -258,28 +256,10 @@ def test_a_fault_of_the_server_is_not_put_down_to_the_file(
 def test_an_object_that_nobody_waits_for_any_more_is_not_drawn(
     bundle_url: str, film: bytes, reader: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, go_on, draw = 0, threading.Event(), maps.mask
-
-    def slowly(*given: Any) -> np.ndarray:
-        nonlocal drawn
-        drawn += 1
-        go_on.wait(30)
-        return draw(*given)
-
-    monkeypatch.setattr(maps, "mask", slowly)
-
     async def ask() -> None:
         model = LocalClient(Engine.load("films", bundle_url, "cpu", cached_prompts=8))
         service = Service([model], ExampleSet([]), Limits(), reader=reader)
         question = Question(("nodule", "mass", "pneumonia"), forms=frozenset({MapFormat.array}))
-        asked = asyncio.create_task(to_dicom(service, Source(data=film), question, DicomResult.seg))
-        while not drawn:
-            await asyncio.sleep(0.01)
-        asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-        go_on.set()
+        await to_dicom(service, Source(data=film), question, DicomResult.seg)
 
-    # It waits for the thread, too.
-    asyncio.run(ask())
-    assert drawn == 1
+    assert drawn_for_who_left(ask, maps, "mask", monkeypatch) == 1
