@@ -75,7 +75,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("cluster")
 def test_an_encoder_that_no_actor_can_load_is_one_line(root: Path) -> None:
-    config = load_config("quickstart", settings(root, "unknown", f"vision.encoder={root}/nowhere"))
+    config = load_config(None, settings(root, "unknown", f"vision.encoder={root}/nowhere"))
     with pytest.raises(ConfigError) as raised:
         features._encode(
             config, {f"{root}/cache/none": lake_source(open_lake(f"{root}/lake"), "train", config.data, 64)}
