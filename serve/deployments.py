@@ -7,6 +7,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ from serve.engine import Answer, Description, Engine, Match, ModelInput, describ
 from serve.examples import ExampleSet
 from serve.live import VOCABULARY, Live
 from serve.meters import count_cache, observe_batch, observe_stage
-from serve.passes import Passes
+from serve.passes import Passes, apart, model_thread
 from serve.problems import Problem
 from serve.schemas import IndexInfo
 from serve.service import Service
@@ -67,20 +68,17 @@ class _Answered:
 class Model:
     """One bundle. Subjects are encoded in batches; features of subjects and prompts are kept."""
 
-    def __init__(self, name: str, url: str, args: AppArgs) -> None:
+    def __init__(self, name: str, url: str, args: AppArgs, thread: ThreadPoolExecutor | None = None) -> None:
         set_up_tracing(args.tracing)
         torch.set_num_threads(args.threads)
-        self._engine = Engine.load(name, url, "cuda" if args.gpus_per_replica else "cpu", args.cached_prompts)
+        self._engine = apart(partial(_warm_engine, name, url, args))
         self._name = name
         # A card that was written anew leaves an index as good as it was.
         self._indexes = {
             key: load_index(index.url, fingerprint(url)) for key, index in args.indexes.items() if index.model == name
         }
         self._images: LruCache[ImageFeatures] = LruCache(args.cached_images)
-        self._passes = Passes(self._work, most=args.max_batch_size)
-        vocabulary = self._engine.description.card.get(VOCABULARY)
-        if vocabulary:
-            self._engine.warm([self._engine.description.template.replace("{}", finding) for finding in vocabulary])
+        self._passes = Passes(self._work, most=args.max_batch_size, thread=thread)
 
     async def describe(self) -> Description:
         """What the model is."""
@@ -218,16 +216,26 @@ class Model:
         observe_stage(stage, self._name, sum(ended - began for began, ended in parts) / 1e9)
 
 
+def _warm_engine(name: str, url: str, args: AppArgs) -> Engine:
+    """The engine of a bundle that knows the findings of its vocabulary."""
+    engine = Engine.load(name, url, "cuda" if args.gpus_per_replica else "cpu", args.cached_prompts)
+    vocabulary = engine.description.card.get(VOCABULARY)
+    if vocabulary:
+        engine.warm([engine.description.template.replace("{}", finding) for finding in vocabulary])
+    return engine
+
+
 class Shelf:
     """Many bundles that are asked rarely: a replica holds some of them at a time, those asked last."""
 
     def __init__(self, urls: dict[str, str], args: AppArgs) -> None:
         set_up_tracing(args.tracing)
+        thread = model_thread()
 
         async def load(name: str) -> Model:
             # A model that made room is a cycle, and its weights would stay until some later collection.
             gc.collect()
-            return await asyncio.to_thread(Model, name, urls[name], args)
+            return await asyncio.to_thread(Model, name, urls[name], args, thread)
 
         # Serve finds the replica that holds a model already by what this wrapper says it loaded.
         self._load = serve.multiplexed(max_num_models_per_replica=args.shelf_models)(load)

@@ -36,18 +36,24 @@ class _Waiting(Generic[Q, A]):
 
 
 class Passes(Generic[Q, A]):
-    """Questions, at most ``most`` at a time, through ``work`` in a thread of its own.
+    """Questions, at most ``most`` at a time, through ``work`` in a thread of its own, or in one that models share.
 
     ``work`` yields the answers of a batch in its order; each is given out when it is there. An exception that it yields
     is raised to that question alone, one that it raises to all that have no answer yet. To be used from one event loop.
     """
 
-    def __init__(self, work: Callable[[Sequence[Q]], Iterator[A | Exception]], *, most: int) -> None:
+    def __init__(
+        self,
+        work: Callable[[Sequence[Q]], Iterator[A | Exception]],
+        *,
+        most: int,
+        thread: ThreadPoolExecutor | None = None,
+    ) -> None:
         self._work = work
         self._most = most
-        # One thread: torch spreads one forward pass over the cores, and the event loop stays free. It ends when this is
-        # collected, not in a __del__: Serve calls that on a model that makes room, which may be at work.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        # It ends when this is collected, not in a __del__: Serve calls that on a model that makes room, which may be at
+        # work.
+        self._thread = thread or model_thread()
         self._waiting: deque[_Waiting[Q, A]] = deque()
         self._turns: asyncio.Task[None] | None = None
 
@@ -89,6 +95,21 @@ class Passes(Generic[Q, A]):
         except BaseException as error:  # a panic of a tokenizer is no Exception
             for one in batch[answered:]:
                 loop.call_soon_threadsafe(_settle, one.answer, error)
+
+
+def model_thread() -> ThreadPoolExecutor:
+    """The one thread in which a process asks its models: torch spreads a pass over the cores, event loops stay free.
+
+    Every thread that computes keeps OpenMP threads of its own. With a second one there are more of them than cores, for
+    which OpenMP has them sleep and be woken at every operation: a pass then takes half as long again.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="model")
+
+
+def apart(work: Callable[[], T]) -> T:
+    """What ``work`` gives in a thread that ends with it, and so do the OpenMP threads that it came to need."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def _settle(future: asyncio.Future[A], answer: A | BaseException) -> None:
