@@ -59,8 +59,7 @@ def measure_speed(folder: Path, films: int, side: int) -> list[Row]:
     for turn in range(_ROUNDS):
         decoding.append(seconds(lambda: _decode(paths)))
         storing.append(seconds(lambda: _store(paths, folder / "loop.parquet")))
-        with _watch() as seen:
-            text = _ingest(folder / "films", folder / f"lake-{turn}", seen)
+        text = _ingest(folder / "films", folder / f"lake-{turn}")
         speed = next(line for line in text.splitlines() if line.startswith("speed"))
         ingesting.append(float(speed.split(" over ")[1].split(" s")[0]))
     decode, store, ours = (films / statistics.median(taken) for taken in (decoding, storing, ingesting))
@@ -256,9 +255,10 @@ def _command(root: Path, lake: Path) -> list[str]:
     return [sys.executable, "-m", "jobs.ingest", "--corpus", "folder", *ends]
 
 
-def _ingest(root: Path, lake: Path, watch: _Watch) -> str:
+def _ingest(root: Path, lake: Path, watch: _Watch | None = None) -> str:
     process = subprocess.Popen(_command(root, lake), stdout=subprocess.PIPE, text=True)
-    watch.driver = process.pid
+    if watch:
+        watch.driver = process.pid
     text, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"the ingest ended with exit code {process.returncode}")
