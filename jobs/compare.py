@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from jobs.command import main
-from jobs.evaluate import evaluate, read_table_of_labels, scoring_options
-from rayzero.bundle import load_bundle, read_bundle_card
+from jobs.evaluate import evaluate, own_folder, read_table_of_labels, scoring_options
+from rayzero.bundle import fingerprint, load_bundle, read_bundle_card
 from rayzero.config import Config, ConfigError
 from rayzero.evaluation.comparison import compare, write_comparison
 from rayzero.evaluation.errors import EvaluationError
@@ -33,18 +33,26 @@ def run(arguments: Sequence[str]) -> None:
     sources = _pairs(options.sources, "label=folder, such as radzero=runs/radzero", "reports are labelled")
     if not options.lakes:
         comparison = compare(sources)
-        where = write_comparison(comparison, options.out)
+        out = options.out or own_folder("comparison", "-".join(sources), comparison.to_json())
+        where = write_comparison(comparison, out)
         print(f"{comparison.to_text()}\n\ncomparison  {where}/comparison.html")
         return
-    overview = _measure(sources, options)
+    lakes = [open_lake(url) for url in options.lakes]
+    out = (options.out or _own_folder(sources, lakes, options)).rstrip("/")
+    overview = _measure(sources, lakes, options, out)
     pages = {"overview.json": json.dumps(overview.to_json(), indent=2, allow_nan=False)}
-    where = write_pages(options.out, {**pages, "overview.html": overview.to_html()})
+    where = write_pages(out, {**pages, "overview.html": overview.to_html()})
     print(f"{overview.to_text()}\n\noverview  {where}/overview.html")
 
 
-def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overview:
-    """Every bundle by every protocol that fits, and their comparisons by protocol."""
-    lakes = [open_lake(url) for url in options.lakes]
+def _own_folder(sources: Mapping[str, str], lakes: Sequence[Lake], options: argparse.Namespace) -> str:
+    """Where the table of these bundles on these lakes goes by default."""
+    bundles = {label: fingerprint(url) for label, url in sources.items()}
+    return own_folder("comparison", "-".join(sources), [bundles, [lake.fingerprint for lake in lakes], options.labels])
+
+
+def _measure(sources: Mapping[str, str], lakes: Sequence[Lake], options: argparse.Namespace, folder: str) -> Overview:
+    """Every bundle by every protocol that fits, and their comparisons by protocol, written below ``folder``."""
     tables = _pairs(options.labels, "protocol=CSV, such as ct-rate-lt=labels.csv", "tables are given for")
     # What is wrong with any table, bundle or lake is told before hours go into the others.
     labels = {name: read_table_of_labels(url, find_protocol(name)) for name, url in tables.items()}
@@ -54,7 +62,7 @@ def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overvie
     for label, url in sources.items():
         bundle = load_bundle(url, "cuda" if torch.cuda.is_available() and not options.workers else "cpu")
         for protocol, lake in plans[label]:
-            out = f"{options.out.rstrip('/')}/{protocol.name}/{label}"
+            out = f"{folder}/{protocol.name}/{label}"
             print(f"{label} on {protocol.name}", flush=True)
             try:
                 evaluate(protocol, lake, url, bundle, options, out=out, labels=labels.get(protocol.name))
@@ -69,7 +77,7 @@ def _measure(sources: Mapping[str, str], options: argparse.Namespace) -> Overvie
         )
     comparisons = {name: compare(found) for name, found in reports.items() if found}
     for name, comparison in comparisons.items():
-        write_comparison(comparison, f"{options.out.rstrip('/')}/{name}")
+        write_comparison(comparison, f"{folder}/{name}")
     return Overview(tuple(sources), comparisons, refused)
 
 
@@ -95,7 +103,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--labels", nargs="+", default=(), metavar="protocol=CSV", help="labels of protocols that have their own table"
     )
-    parser.add_argument("--out", default="runs/comparison", help="folder or URL for the table and its reports")
+    parser.add_argument(
+        "--out", help="folder or URL for the table and its reports (default: one of its own in runs/comparison)"
+    )
     return parser.parse_args(arguments)
 
 

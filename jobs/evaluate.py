@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -121,14 +122,21 @@ def _evaluate_scores(options: argparse.Namespace, protocol: Protocol) -> None:
 
 
 def _own_folder(options: argparse.Namespace, of: str, *identities: str) -> str:
-    """Where a report goes by default: the same command finds it again, another model, lake or question has its own.
-
-    ``identities`` are those of what may change in its place.
-    """
+    """Where a report goes by default; ``identities`` are those of what may change in its place."""
     asked = [getattr(options, name) for name in ("split", "companions", "labels", "prompts", "queries", "scores")]
-    digest = hashlib.sha256(json.dumps([options.protocol, *identities, *asked, options.images]).encode()).hexdigest()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", of.rstrip("/").rsplit("/", 1)[-1])
-    return f"runs/evaluation/{options.protocol}-{name}-{digest[:8]}"
+    name = of.rstrip("/").rsplit("/", 1)[-1]
+    return own_folder(
+        "evaluation", f"{options.protocol}-{name}", [options.protocol, *identities, *asked, options.images]
+    )
+
+
+def own_folder(kind: str, name: str, identity: Any) -> str:
+    """Where results go by default: the same command finds them again, another question has a folder of its own.
+
+    ``identity`` is what decides the results, as JSON values.
+    """
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    return f"runs/{kind}/{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:8]}"
 
 
 def _with_tables(options: argparse.Namespace, protocol: Protocol) -> Protocol:

@@ -19,8 +19,6 @@ APP_NAME = "rayzero"
 
 # Batches of one model that it may hold: one at work, and one that gathers meanwhile.
 _BATCHES = 2
-# A replica that is stopped finishes what it has, for so long.
-_DRAIN_S = 90.0
 # The gate writes one line for a request; Serve would write three more, in each process that the request passes.
 _LOG = LoggingConfig(enable_access_log=False)
 
@@ -41,7 +39,8 @@ def build(args: AppArgs) -> Application:
         name="web",
         max_ongoing_requests=8 * _at_once(args),
         ray_actor_options={"num_cpus": args.cpus_per_replica},
-        graceful_shutdown_timeout_s=_DRAIN_S,
+        # A replica that is stopped finishes what it has.
+        graceful_shutdown_timeout_s=args.limits.request_seconds,
     )
     return web(Web).bind(models, shelf, args)
 
@@ -53,7 +52,8 @@ def _behind(name: str, kind: type, args: AppArgs) -> Any:
         max_ongoing_requests=at_once,
         max_queued_requests=4 * at_once,
         ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
-        graceful_shutdown_timeout_s=_DRAIN_S,
+        # A replica that is stopped finishes what it has.
+        graceful_shutdown_timeout_s=args.limits.request_seconds,
     )(kind)
 
 
@@ -64,6 +64,7 @@ def _at_once(args: AppArgs) -> int:
 
 def start(args: AppArgs, *, host: str = "127.0.0.1", port: int = 8000) -> str:
     """Run the application on the Ray that this process is connected to, wait until it answers, return its URL."""
-    serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=_DRAIN_S), logging_config=_LOG)
+    options = HTTPOptions(host=host, port=port, request_timeout_s=args.limits.request_seconds)
+    serve.start(http_options=options, logging_config=_LOG)
     serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=_LOG)
     return f"http://{host}:{port}"

@@ -108,7 +108,8 @@ class ImageStore:
                 file_bytes=max(limits.file_bytes, limits.volume_bytes),
                 memory_bytes=limits.reader_memory_bytes,
                 cpu_seconds=limits.reader_seconds,
-                wall_seconds=2.0 * limits.reader_seconds,
+                # Whoever sent the file does not wait longer.
+                wall_seconds=limits.request_seconds - limits.reader_wait_seconds,
             ),
         )
 

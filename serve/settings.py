@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Limits(BaseModel):
@@ -26,8 +28,11 @@ class Limits(BaseModel):
     )
     held_bytes: int = Field(default=2 * 2**30, ge=1024, description="Bytes of all request bodies held at once")
     body_seconds: float = Field(default=60.0, gt=0.0, description="Time in which a request's body has to arrive")
+    request_seconds: float = Field(
+        default=90.0, gt=0.0, description="Time that a request has in all: Serve's own request_timeout_s, set alike"
+    )
     answer_seconds: float = Field(
-        default=45.0, gt=0.0, description="Time in which a model has to answer; below Serve's own request_timeout_s"
+        default=45.0, gt=0.0, description="Time in which a model has to answer; below request_seconds"
     )
     requests_per_minute: int = Field(default=0, ge=0, description="POST requests of one client address; 0 is no limit")
     reads_per_minute: int = Field(
@@ -38,10 +43,25 @@ class Limits(BaseModel):
         default=20.0, gt=0.0, description="Time that a request waits for one of them; those of a batch wait on"
     )
     reader_memory_bytes: int = Field(default=3 * 2**30, ge=2**27, description="Memory that reading one file may take")
-    reader_seconds: int = Field(default=60, ge=1, description="Processor time that reading one file may take")
+    reader_seconds: int = Field(
+        default=60,
+        ge=1,
+        description="Processor time that reading one file may take; with reader_wait_seconds below request_seconds",
+    )
     image_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="Decoded images kept to answer by image_id")
     preview_side: int = Field(default=1024, ge=64, le=4096, description="Longest side of a preview")
     map_side: int = Field(default=512, ge=64, le=4096, description="Longest side of a map drawn as PNG")
+
+    @model_validator(mode="after")
+    def _within_a_request(self) -> Self:
+        for stages in (("reader_wait_seconds", "reader_seconds"), ("answer_seconds",)):
+            if sum(getattr(self, name) for name in stages) >= self.request_seconds:
+                given = " plus ".join(f"{name}={getattr(self, name):g}" for name in stages)
+                raise ValueError(
+                    f"{given} must be below request_seconds={self.request_seconds:g}, after which nobody waits for the "
+                    "answer: lower what is too long, or raise request_seconds and Serve's request_timeout_s alike"
+                )
+        return self
 
 
 class IndexArgs(BaseModel):
@@ -68,7 +88,7 @@ class PacsArgs(BaseModel):
     )
     certificates: str = Field(default="", description="File of the authorities that sign its certificate; or the usual")
     seconds: float = Field(
-        default=30.0, gt=0.0, description="Time to fetch or store; with answer_seconds below Serve's request_timeout_s"
+        default=30.0, gt=0.0, description="Time to fetch or store; with answer_seconds below request_seconds"
     )
     at_once: int = Field(default=4, ge=1, description="Requests of a web replica that talk to it at once; others wait")
     store: bool = Field(default=False, description="Whether results may be stored there")

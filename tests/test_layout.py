@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "platform" / "rayzero"
 
 # What each room of the library may import from the others; itself, the foundation and the Study contract always.
-FOUNDATION = {"config", "storage"}
+FOUNDATION = {"config", "errors", "storage"}
 ROOMS = {
     "cluster": set(),
     "studies": {"cluster", "reports"},

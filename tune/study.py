@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from rayzero.config import Config, ConfigError, dump_yaml, parse_config
+from rayzero.errors import first_line
 from rayzero.training.run import changed_settings
 from tune.budget import Budget
 from tune.space import Halving, Space
@@ -72,7 +73,7 @@ def _cause(error: BaseException) -> str:
         return f"its driver is not installed ({root}); pip install 'rayzero[postgres]'"
     # pg8000 gives the fields of the server's answer.
     fields = root.args[0] if root.args and isinstance(root.args[0], dict) else {}
-    return f"cannot be reached ({fields.get('M') or str(root).strip().splitlines()[0]})"
+    return f"cannot be reached ({fields.get('M') or first_line(root)})"
 
 
 def open_study(

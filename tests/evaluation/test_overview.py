@@ -68,6 +68,19 @@ def test_bundles_are_measured_by_every_protocol_that_fits(
     assert {path: path.stat().st_mtime_ns for path in (out / "chestxdet10").glob("*/scores/*")} == kept
 
 
+def test_without_out_each_table_has_a_folder_of_its_own(
+    bundle_url: str, lakes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [f"one={bundle_url}", "--bootstrap", "20", "--lakes", lakes[0]]
+    for _ in range(2):
+        run(words)
+        (first,) = Path("runs/comparison").iterdir()
+        assert (first / "chestxdet10/one/report.json").exists()
+    run([*words, lakes[1]])
+    assert len(list(Path("runs/comparison").iterdir())) == 2
+
+
 def test_what_no_protocol_measures_is_said(
     bundle_url: str, lakes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -330,9 +330,8 @@ def test_what_pods_run_exists(overlay: str) -> None:
             assert (ROOT / options["--space"]).is_file()
     config = yaml.safe_load(named(overlay, "RayService")["spec"]["serveConfigV2"])
     (application,) = config["applications"]
-    AppArgs(**application["args"])
-    local = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text())
-    assert config["http_options"]["request_timeout_s"] == local["http_options"]["request_timeout_s"]
+    limits = AppArgs(**application["args"]).limits
+    assert config["http_options"]["request_timeout_s"] == limits.request_seconds
     assert application["import_path"] == "serve.app:build"
 
 

@@ -86,6 +86,24 @@ def test_chance_differs_where_systems_read_other_images() -> None:
     assert chance_range({"film": {"chance": 0.5}, "ct": {"chance": 0.5}}) == "0.500"
 
 
+def test_without_out_each_comparison_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = report(tmp_path / "one")
+    two = report(tmp_path / "two", system="carzero")
+    for words in ([f"a={one}", f"b={two}"], ["a=one/", f"b={two}"]):
+        run(words)
+        (first,) = Path("runs/comparison").iterdir()
+        assert first.name.startswith("a-b-")
+    before = (first / "comparison.json").read_bytes()
+    # Another pair, and the same one after a report in its place changed.
+    run([f"a={two}", f"b={one}"])
+    values = json.loads((tmp_path / "two" / "report.json").read_text())
+    (tmp_path / "two" / "report.json").write_text(json.dumps({**values, "system": "brgsa"}))
+    run([f"a={one}", f"b={two}"])
+    assert len(list(Path("runs/comparison").iterdir())) == 3
+    assert (first / "comparison.json").read_bytes() == before
+
+
 def test_what_cannot_be_compared_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = report(tmp_path / "one")
     other = report(tmp_path / "other", lake={"url": "lake", "fingerprint": "123", "split": "test"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def test_card_counts_what_was_written(tmp_path: Path) -> None:
     assert "not &lt;b&gt;DICOM&lt;/b&gt;" in page
     assert page.count("data:image/jpeg;base64,") == 12
     assert "http" not in page
+
+
+def test_polarity_is_of_radiographs_alone(tmp_path: Path) -> None:
+    volume = Image.from_array("ct/0", np.zeros((2, 3, 4), np.int16), view="volume", bits=16)
+    scans = [replace(_study(number), images=(volume,)) for number in range(2)]
+    assert write_lake(str(tmp_path / "mixed"), [*scans, _study(2)]).counts["polarity"] == {"air dark": 1}
+    only = write_lake(str(tmp_path / "ct"), scans)
+    assert not only.counts["polarity"]
+    assert "<h3>Polarity" not in render_card(only)
 
 
 def test_an_empty_lake_has_a_card(tmp_path: Path) -> None:

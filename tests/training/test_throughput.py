@@ -6,20 +6,25 @@ import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from rayzero.alignment import registry
 from rayzero.config import load_config
-from rayzero.ops import similarity_attention, vl_cabs
+from rayzero.ops import knowledge_bank, local_alignment, similarity_attention, vl_cabs
+from rayzero.ops.bank_attention import knowledge_bank_reference
+from rayzero.ops.local_alignment import local_alignment_reference
+from rayzero.ops.pairwise_attention import pairwise_attention
+from rayzero.ops.pairwise_decoder import Fold, Form, hoist, score_tile
 from rayzero.ops.similarity_attention import vl_cabs_reference
-from rayzero.training.throughput import _FORMULAS, model_flops, peak_flops
+from rayzero.training.throughput import FlopCounter, model_flops, peak_flops
 from tests.alignment import test_brgsa
 from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
+from tests.ops.test_pairwise_attention import decoder, rows
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,12 @@ def test_an_unlisted_device_has_no_peak(device: str) -> None:
     assert peak_flops(device) is None
 
 
+def counted(compute: Callable[..., torch.Tensor], *given: object, **options: object) -> int:
+    with FlopCounter() as counter:
+        compute(*given, **options).sum().backward()
+    return counter.get_total_flops()
+
+
 @pytest.mark.parametrize("path", ["similarity_tiles", "similarity_cuda"])
 @pytest.mark.parametrize("tokens", [4, 37], ids=["few tokens", "many tokens"])
 def test_an_operation_counts_as_its_plain_formula(path: str, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,12 +89,48 @@ def test_an_operation_counts_as_its_plain_formula(path: str, tokens: int, monkey
         for shape in ((9, 32), (3, tokens, 32))
     )
 
-    def counted(compute: Callable[..., torch.Tensor]) -> int:
-        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-            compute(text, image, 0.07).sum().backward()
-        return counter.get_total_flops()
+    plain = counted(vl_cabs_reference, text, image, 0.07)
+    assert counted(vl_cabs, text, image, 0.07) == plain > 12 * 9 * 3 * tokens * 32
 
-    assert counted(vl_cabs) == counted(vl_cabs_reference) > 12 * 9 * 3 * tokens * 32
+
+def test_a_bank_counts_as_its_plain_formula() -> None:
+    query, bank = rows(7, 16, seed=0), rows(11, 16, seed=1)
+    plain = counted(knowledge_bank_reference, query, bank)
+    assert counted(knowledge_bank, query, bank) == plain == 12 * 7 * 11 * 16
+
+
+@pytest.mark.parametrize("tile", [1, 1 << 18])
+def test_local_alignment_counts_as_its_plain_formula(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayzero.ops.local_alignment._TILE_ELEMENTS", tile)
+    given = rows(3, 14, 8, seed=0), rows(4, 5, 8, seed=1), torch.ones(4, 5, dtype=torch.bool), 4.0, 5.0, 10.0
+    pairs = 3 * 14 * 4 * 5
+    plain = counted(local_alignment_reference, *given)
+    # The column of a product that masks.
+    assert counted(local_alignment, *given) - 2 * pairs == plain == 12 * pairs * 8
+
+
+@pytest.mark.parametrize("fold", get_args(Fold))
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_pairs_count_as_if_a_tile_were_kept(fold: Fold, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayzero.ops.pairwise_attention.cheapest_fold", lambda *_: fold)
+    memory, queries, weights = rows(3, 5, 8, seed=0), rows(4, 8, seed=1), decoder(8, 6, 2, (5,), 2)
+    form = Form(2, dropout, fold, zeros=False)
+
+    def kept() -> torch.Tensor:
+        return score_tile(memory, *hoist(queries, weights, form), None, weights, form)
+
+    once = counted(kept)
+    assert counted(pairwise_attention, memory, queries, weights, 2, dropout=dropout) == once > 0
+
+
+def test_fused_attention_counts_as_its_plain_formula() -> None:
+    query, key, value = (rows(2, 4, length, 8, seed=length) for length in (5, 7, 7))
+
+    def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return (query @ key.transpose(-1, -2)).softmax(dim=-1) @ value
+
+    fused = counted(F.scaled_dot_product_attention, query, key, value)
+    assert fused == counted(plain, query, key, value) == 12 * 2 * 4 * 5 * 7 * 8
 
 
 def test_flops_of_a_step_are_forward_and_backward(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from rayzero.config import ConfigError, TextConfig
+from rayzero.errors import first_line
 
 MINILM = "all-minilm-l6-v2"
 _MARKER = "encoder.json"
@@ -134,7 +135,7 @@ def build_text(config: TextConfig) -> TextEncoder:
     try:
         encoder = TextEncoder(source, max_tokens=config.max_tokens, pretrained=pretrained)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"text.encoder={config.encoder!r} cannot be loaded: {error}") from error
+        raise ConfigError(f"text.encoder={config.encoder!r} cannot be loaded: {first_line(error)}") from error
     if config.trainable_layers is not None:
         encoder.train_last(config.trainable_layers)
     return encoder

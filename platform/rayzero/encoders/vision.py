@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils.hub import cached_file
 
 from rayzero.config import ConfigError, DataConfig, VisionConfig
+from rayzero.errors import first_line
 
 LITE0 = "efficientnet-lite0"
 MARKER = "encoder.json"
@@ -170,7 +171,7 @@ def hub_commit(source: str) -> str:
         if found is None:
             raise OSError("the repository has no config.json")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"vision.encoder={source!r} cannot be loaded: {_first_line(error)}") from error
+        raise ConfigError(f"vision.encoder={source!r} cannot be loaded: {first_line(error)}") from error
     # The hub's cache holds a folder of each commit: snapshots/COMMIT/config.json.
     return Path(found).parent.name
 
@@ -199,7 +200,7 @@ def _build(source: str, resolution: int) -> VisionEncoder:
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"vision.encoder={source!r} cannot be loaded: {_first_line(error)}") from error
+        raise ConfigError(f"vision.encoder={source!r} cannot be loaded: {first_line(error)}") from error
 
 
 def _lite0_weights() -> dict[str, Tensor]:
@@ -216,7 +217,3 @@ def _image_statistics(source: str) -> tuple[list[float], list[float]]:
 
     values, _ = ImageProcessingMixin.get_image_processor_dict(source)
     return list(values["image_mean"]), list(values["image_std"])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

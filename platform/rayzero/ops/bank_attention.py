@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rayzero.ops.precision import as_given, wide
+from rayzero.ops.recomputation import computed_again
 
 # Elements of one (rows, K) tile of attention.
 _TILE_ELEMENTS = 1 << 20
@@ -64,7 +65,8 @@ class _KnowledgeBank(torch.autograd.Function):
         grad_query, grad_bank = torch.empty_like(query), torch.zeros_like(entries)
         for rows in _tiles(query, bank):
             some, upstream = wide(query[rows]), wide(grads[0][rows])
-            attention = (some @ entries.T).sub_(log_totals[rows]).exp_()
+            with computed_again():
+                attention = (some @ entries.T).sub_(log_totals[rows]).exp_()
             slope = upstream @ entries.T
             slope.sub_(torch.linalg.vecdot(attention, slope).unsqueeze(1)).mul_(attention)
             grad_query[rows] = (slope @ entries).to(query.dtype)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from rayzero.ops.precision import as_given, wide
+from rayzero.ops.recomputation import computed_again
 
 # Elements of one (captions, words, patches) tile: a few tiles fit in a processor's cache.
 _TILE_ELEMENTS = 1 << 18
@@ -205,7 +206,8 @@ class _WordCosines(torch.autograd.Function):
             grad_tile = torch.zeros_like(flat)
             for index, image in enumerate(patches):
                 kept = None if patch_mask is None else patch_mask[index]
-                spread, weights, weighted = tile.attend(image, biased[index], t1, kept)
+                with computed_again():
+                    spread, weights, weighted = tile.attend(image, biased[index], t1, kept)
                 grad_tile.addcmul_(tile_direct[index], weighted)
                 grad_weighted = weighted.mul_(-tile_inward[index]).addcmul_(tile_direct[index], flat)
                 # Through the weights of patches and the softmax over words; their scale t1 is in the smaller factor.

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rayzero.ops.pairwise_decoder import DecoderWeights, Form, cheapest_fold, hoist, score_tile
+from rayzero.ops.recomputation import computed_again
 
 # Numbers that one tile holds for its backward pass: each tile also adds a gradient to every weight, so few large ones.
 _TILE_ELEMENTS = 3 << 24
@@ -224,7 +225,7 @@ class _Pairs(torch.autograd.Function):
             tokens = memory[rows].detach().requires_grad_(needed[0])
             part = None if counts is None else counts[rows]
             drawn: AbstractContextManager[None] = ctx.draws[index].again() if ctx.draws else nullcontext()
-            with torch.enable_grad(), torch.autocast(*ctx.autocast), drawn:
+            with torch.enable_grad(), torch.autocast(*ctx.autocast), drawn, computed_again():
                 scores = score_tile(tokens, leaves[0][columns], leaves[1][..., columns, :], part, weights, ctx.form)
             scores.backward(grads[0][rows, columns].to(scores.dtype))
             if tokens.grad is not None:

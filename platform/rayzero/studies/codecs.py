@@ -20,7 +20,8 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.pixels.utils import pixel_array
 
-from rayzero.studies.errors import StudyFileError, brief
+from rayzero.errors import first_line
+from rayzero.studies.errors import StudyFileError
 
 _NATIVE = {
     uid.ImplicitVRLittleEndian,
@@ -66,7 +67,7 @@ def decode(dataset: FileDataset) -> np.ndarray[Any, Any]:
         raise
     except Exception as error:  # each decoder raises its own types
         name = uid.UID(syntax).name
-        raise StudyFileError("decode", f"the {name} pixel data does not decode ({brief(error)})") from error
+        raise StudyFileError("decode", f"the {name} pixel data does not decode ({first_line(error)})") from error
     if pixels.ndim != 2:
         raise StudyFileError("decode", f"the pixel data decodes to shape {pixels.shape}; a radiograph has two axes")
     return pixels.astype(np.int16) if pixels.dtype == np.int8 else pixels

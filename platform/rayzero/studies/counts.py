@@ -11,7 +11,7 @@ MOST_SENTENCES = 12
 
 _KINDS = (
     "split", "corpus", "view", "total",
-    "polarity",  # of the files, before ingest: air dark or air bright
+    "polarity",  # of radiographs' files, before ingest: air dark or air bright
     "bits", "pixels", "spacing", "display", "sections", "sentences", "present", "uncertain", "absent",
 )  # fmt: skip
 
@@ -33,7 +33,8 @@ def count(counts: dict[str, Counter[str]], study: Study) -> None:
     )
     for image in study.images:
         counts["view"][image.view] += 1
-        counts["polarity"]["air bright" if image.inverted else "air dark"] += 1
+        if len(image.shape) == 2:
+            counts["polarity"]["air bright" if image.inverted else "air dark"] += 1
         counts["bits"][f"{image.bits:02d}"] += 1
         counts["pixels"][" x ".join(map(str, image.shape))] += 1
         counts["spacing"]["given" if image.spacing_mm else "not given"] += 1

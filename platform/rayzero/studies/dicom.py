@@ -17,9 +17,10 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 
+from rayzero.errors import first_line
 from rayzero.studies.codecs import TRANSFER_SYNTAXES, decode
 from rayzero.studies.display import numbers, to_display
-from rayzero.studies.errors import StudyFileError, brief, shown
+from rayzero.studies.errors import StudyFileError, shown
 from rayzero.studies.study import Image, View
 
 MAX_PIXELS = 64 * 2**20
@@ -97,7 +98,7 @@ def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
     except StudyFileError:
         raise
     except Exception as error:  # pydicom raises many types on damaged files
-        raise StudyFileError("open", f"the DICOM header is damaged or cut short ({brief(error)})") from error
+        raise StudyFileError("open", f"the DICOM header is damaged or cut short ({first_line(error)})") from error
     return dataset
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-from rayzero.studies.errors import StudyFileError, brief
+from rayzero.errors import first_line
+from rayzero.studies.errors import StudyFileError
 
 MAX_CURVE = 4096
 """Points of a display curve, at most; a longer table is resampled linearly."""
@@ -97,7 +98,7 @@ def _table(dataset: Dataset) -> tuple[tuple[float, float], np.ndarray[Any, Any]]
         inputs = np.arange(first, first + count, dtype=np.int32)
         values = apply_voi(inputs, dataset, 0).astype(np.float64) / (2**depth - 1)
     except Exception as error:
-        raise StudyFileError("pixels", f"the VOI LUT is damaged ({brief(error)})") from error
+        raise StudyFileError("pixels", f"the VOI LUT is damaged ({first_line(error)})") from error
     if count < 2 or values.min() < 0 or values.max() > 1:
         raise StudyFileError("pixels", f"the VOI LUT of {count} entries leaves its range of {depth} bits")
     return (float(first), float(first + count - 1)), values
@@ -109,7 +110,7 @@ def _look_up(stored: np.ndarray[Any, Any], dataset: Dataset) -> tuple[np.ndarray
         bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         values = apply_modality_lut(stored, dataset)
     except Exception as error:
-        raise StudyFileError("pixels", f"the modality LUT is damaged ({brief(error)})") from error
+        raise StudyFileError("pixels", f"the modality LUT is damaged ({first_line(error)})") from error
     if not 1 <= bits <= 16:
         raise StudyFileError("pixels", f"the modality LUT states {bits} bits an entry; 1 to 16 are supported")
     values = values.astype(np.uint8 if bits <= 8 else np.uint16)

@@ -25,11 +25,6 @@ class LakeError(RuntimeError):
     """A lake is missing, of another schema version, damaged, or lacks what was asked of it."""
 
 
-def brief(error: Exception) -> str:
-    """The first line of a library's message, short enough for a table cell."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
 def shown(value: object) -> str:
     """A value of a header for a message where it is a code, a UID or numbers, and so no name.
 

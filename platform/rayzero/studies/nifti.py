@@ -9,7 +9,8 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
-from rayzero.studies.errors import StudyFileError, brief
+from rayzero.errors import first_line
+from rayzero.studies.errors import StudyFileError
 from rayzero.studies.study import Image
 from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader, check_size, volume_image
 
@@ -49,7 +50,7 @@ def read_nifti(data: bytes, image_id: str, header: VolumeHeader | None = None) -
     except StudyFileError:
         raise
     except Exception as error:  # nibabel raises many types on damaged headers
-        raise StudyFileError("header", f"the NIfTI header is damaged ({brief(error)})") from error
+        raise StudyFileError("header", f"the NIfTI header is damaged ({first_line(error)})") from error
     if header is not None and (own.slope, own.intercept) != (1.0, 0.0):
         reason = f"the file has a rescale slope of {own.slope:g} and intercept of {own.intercept:g} of its own"
         raise StudyFileError("header", f"{reason}; the table's would be applied twice. Is this a corrected copy?")

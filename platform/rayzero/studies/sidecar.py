@@ -13,9 +13,10 @@ import warnings
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
+from rayzero.errors import first_line
 from rayzero.studies.dicom import ATTRIBUTES, check_picture, spacing_of
 from rayzero.studies.display import to_display
-from rayzero.studies.errors import StudyFileError, brief
+from rayzero.studies.errors import StudyFileError
 from rayzero.studies.study import Image
 
 _TAGS = tuple(f"{tag_for_keyword(name):08X}" for name in ATTRIBUTES if name != "PixelData")
@@ -64,5 +65,5 @@ def _parse(text: str) -> Dataset:
             for element in dataset:
                 _ = element.value
     except Exception as error:  # a stranger's file: json and pydicom raise many types
-        raise StudyFileError("header", f"its JSON file holds no DICOM attributes ({brief(error)})") from error
+        raise StudyFileError("header", f"its JSON file holds no DICOM attributes ({first_line(error)})") from error
     return dataset

@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.lib import format as npy
 
-from rayzero.studies.errors import StudyFileError, brief
+from rayzero.errors import first_line
+from rayzero.studies.errors import StudyFileError
 from rayzero.studies.nifti import is_nifti, read_nifti
 from rayzero.studies.orientation import Array
 from rayzero.studies.series import MAX_SLICES, read_series
@@ -52,7 +53,7 @@ def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = No
         raise
     except Exception as error:  # zipfile and its decompressors raise many types on damaged archives
         # A library's own message names the file of the archive.
-        cause = type(error).__name__ if anonymous else brief(error)
+        cause = type(error).__name__ if anonymous else first_line(error)
         raise StudyFileError("open", f"the zip archive is damaged or encrypted ({cause})") from error
 
 
@@ -92,7 +93,7 @@ def _read_array(archive: zipfile.ZipFile, header: VolumeHeader) -> Array:
             reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran, dtype = reader(file)
         except ValueError as error:
-            raise StudyFileError("header", f"the array ct is damaged ({brief(error)})") from None
+            raise StudyFileError("header", f"the array ct is damaged ({first_line(error)})") from None
         check_size(shape)
         if dtype.kind not in "iuf" or dtype.itemsize > 8:
             raise StudyFileError("header", f"the array ct holds {dtype}; give integers or floats")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.distributed import ProcessGroup
@@ -11,12 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rayzero.alignment.base import Batch, PretrainingModel
 from rayzero.ops import similarity_attention
+from rayzero.ops.recomputation import is_computed_again
 
-# What the counter cannot see into: GEMMs of Triton kernels.
-_FORMULAS = {
-    torch.ops.rayzero.vl_cabs: similarity_attention.forward_flops,
-    torch.ops.rayzero.vl_cabs_backward: similarity_attention.backward_flops,
-}
 # By the name that the driver gives them. Dense bf16 with fp32 accumulation, in operations per second, from NVIDIA's
 # data sheets; of those that tell the rate with sparsity alone, half.
 _PEAKS = {
@@ -52,13 +48,23 @@ def peak_flops(device: str) -> float | None:
     return _PEAKS.get(device.removeprefix("NVIDIA "))
 
 
+class FlopCounter(FlopCounterMode):
+    """Counts what is of use to a model; what a backward pass computes again to save memory is not."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False, custom_mapping=_FORMULAS)
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
+        return out if is_computed_again() else super()._count_flops(func_packet, out, args, kwargs)
+
+
 def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | None = None, *, bf16: bool = False) -> int:
     """Floating-point operations of this process for one step on ``batch``: forward and backward, multiply and add
     counted as two. Gradients, buffers and random generators are left as they were found.
 
     What is computed again to save memory is no use of the model, and not counted: give the model before
-    ``recompute_activations``. ``vl_cabs`` counts as its plain formula, whichever code computes it. The other lean
-    operations count as they run, with what their backward passes compute again, a quarter of theirs at most.
+    ``recompute_activations``. ``vl_cabs`` counts as its plain formula, whichever code computes it, the other lean
+    operations as they run.
     """
     device = batch.positives.device
     was_training = model.training
@@ -68,7 +74,7 @@ def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | Non
     try:
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
-            FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter,
+            FlopCounter() as counter,
         ):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = model.loss(batch, group)["loss"]
@@ -82,6 +88,33 @@ def model_flops(model: PretrainingModel, batch: Batch, group: ProcessGroup | Non
                 buffer.copy_(before)
         model.train(was_training)
     return cast("int", counter.get_total_flops())
+
+
+def _added_product(total: torch.Size, left: torch.Size, right: torch.Size, **_: object) -> int:
+    return 2 * left.numel() * right[-1]
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return 2 * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
+
+
+def _attention_backward(upstream: torch.Size, *shapes: Any, **_: object) -> int:
+    # Each product has two gradients. Fused kernels compute the first product again, which torch's own formula counts.
+    return 2 * _attention(*shapes)
+
+
+_ATEN = torch.ops.aten
+# What torch's counter does not know, cannot see into (GEMMs of Triton kernels), or counts otherwise.
+_FORMULAS = {
+    torch.ops.rayzero.vl_cabs: similarity_attention.forward_flops,
+    torch.ops.rayzero.vl_cabs_backward: similarity_attention.backward_flops,
+    _ATEN.addmm_: _added_product,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    _ATEN._scaled_dot_product_flash_attention_backward: _attention_backward,
+    _ATEN._scaled_dot_product_efficient_attention_backward: _attention_backward,
+    _ATEN._scaled_dot_product_cudnn_attention_backward: _attention_backward,
+}
 
 
 def memory_gib() -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from fsspec.implementations.local import LocalFileSystem
 
+from rayzero.errors import first_line
 from rayzero.reports.extraction.base import ExtractionError
 from rayzero.reports.extraction.styles import Style, report_text
 from rayzero.storage import make_parent, open_url, whole_file
@@ -41,7 +42,7 @@ class AnswerCache:
         if error := next((data for data in read.values() if isinstance(data, Exception)), None):
             # Taken for absent, every answer would be paid for once more.
             raise ExtractionError(
-                f"the cache of answers at {self._url} cannot be read ({_first_line(error)}); see that its store is "
+                f"the cache of answers at {self._url} cannot be read ({first_line(error)}); see that its store is "
                 "reachable and that the key may read and list it"
             ) from error
         found = {paths[path]: _decode(data) for path, data in read.items()}
@@ -74,10 +75,6 @@ def cache_key(report: Report, style: Style, identity: Mapping[str, object]) -> s
     """A hash of the text that is read, the style and its version, and the strategy's identity."""
     parts = [report_text(report), style.name, style.version, dict(identity)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _decode(data: bytes) -> tuple[Sentence, ...] | None:
