@@ -109,7 +109,11 @@ class AppArgs(BaseModel):
     examples: str = Field(default="", description="Folder with examples.json and the image files that it names")
     limits: Limits = Limits()
     tracing: str = Field(default="", description="package.module:function that sets OpenTelemetry's tracer provider")
-    max_batch_size: int = Field(default=8, ge=1, description="Images that one forward pass of the image encoder takes")
+    max_batch_size: int = Field(
+        default=4,
+        ge=1,
+        description="Images that one pass of the image encoder takes: 4 fill a CPU, a GPU takes more",
+    )
     cached_images: int = Field(default=256, ge=0, description="Images whose features a model replica keeps")
     cached_prompts: int = Field(default=4096, ge=1, description="Prompts whose features a model replica keeps")
     threads: int = Field(default=2, ge=1, description="Torch threads of a model replica on the CPU")

@@ -43,9 +43,9 @@ from tests.benchmarks.harness import Row, paired_medians, report
 from tests.ports import free_port
 
 _SIDE = 512
-_BATCH = 8
+_BATCH = 4
 _PROMPTS = ("There is pneumonia", "There is pleural effusion", "There is a lung nodule")
-# Requests in flight that keep the server busy: two batches and their successors.
+# Requests in flight that keep the server busy: batches at work, in line and being read.
 _CLIENTS = 24
 _BOUNDARY = "between-the-parts-of-a-form"
 _LOAD, _SINGLES, _STEADY_S = 144, 20, 20
