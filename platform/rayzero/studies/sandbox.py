@@ -20,6 +20,7 @@ import os
 import queue
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -31,9 +32,14 @@ from types import TracebackType
 from typing import Any
 
 from rayzero.studies.errors import StudyFileError
-from rayzero.studies.sandbox_process import LENGTHS, READY
 from rayzero.studies.study import Image, image_from_row
 from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader
+
+LENGTHS = struct.Struct("<QQ")
+"""Bytes of the header of a request or an answer, and of what follows it."""
+
+READY = b"ready\n"
+"""What the process says when it has confined itself."""
 
 _PROCESS = "rayzero.studies.sandbox_process"
 # All the environment that it gets: no credentials, and no threads of a numerical library, which would reserve memory.

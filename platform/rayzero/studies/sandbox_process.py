@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import select
-import struct
 import sys
 import threading
 import zipfile
@@ -29,14 +28,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.headers import read_headers
+from rayzero.studies.sandbox import LENGTHS, READY
 from rayzero.studies.volumes import read_volume
 from rayzero.studies.voxels import VolumeHeader
-
-LENGTHS = struct.Struct("<QQ")
-"""Bytes of the header and of what follows it."""
-
-READY = b"ready\n"
-"""What the process says when it has confined itself."""
 
 
 def confine(memory_bytes: int) -> None:
