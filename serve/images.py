@@ -13,9 +13,9 @@ from PIL import Image as PillowImage
 
 from rayzero.studies import sandbox
 from rayzero.studies.errors import StudyFileError
+from rayzero.studies.kinds import is_volume
 from rayzero.studies.preprocess import display_window, to_unit
 from rayzero.studies.study import Image
-from rayzero.studies.volumes import is_volume
 from serve.cache import LruCache
 from serve.problems import Problem
 from serve.settings import Limits

@@ -34,6 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
 
+# The plain loop decodes by pydicom with the same codecs, which this registers there.
+from rayzero.studies import codecs  # noqa: F401
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.sandbox import Limits, Sandbox
 from tests.benchmarks.films import write_films, write_table

@@ -201,3 +201,9 @@ def test_no_secret_of_the_environment_goes_along(monkeypatch: pytest.MonkeyPatch
         (process,) = one.processes()
         with open(f"/proc/{process}/environ") as file:
             assert "not for decoders" not in file.read()
+
+
+def test_a_process_that_ingests_loads_no_decoder() -> None:
+    """Foreign bytes meet decoders in reading processes alone; and a worker starts sooner."""
+    code = "import sys, rayzero.studies.ingest; print(*{'pydicom', 'nibabel', 'PIL'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

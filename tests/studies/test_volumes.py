@@ -12,9 +12,10 @@ from pydicom import uid
 
 from rayzero.studies import voxels
 from rayzero.studies.errors import StudyFileError
+from rayzero.studies.kinds import is_volume
 from rayzero.studies.lake import write_lake
 from rayzero.studies.study import Image, Mask, Region, Study, from_row, to_row
-from rayzero.studies.volumes import is_volume, read_volume
+from rayzero.studies.volumes import read_volume
 from rayzero.studies.voxels import VolumeHeader
 from tests.studies.scans import AFFINE, SHAPE, SPACING, chest, nifti_bytes, npz_bytes, series, slice_bytes, zipped
 

@@ -22,6 +22,7 @@ from rayzero.studies.codecs import TRANSFER_SYNTAXES, decode
 from rayzero.studies.display import numbers, to_display
 from rayzero.studies.errors import StudyFileError, shown
 from rayzero.studies.study import Image, View
+from rayzero.studies.views import view_named
 
 MAX_PIXELS = 64 * 2**20
 """Largest radiograph that is decoded, in pixels: four times the largest detector in use."""
@@ -45,16 +46,6 @@ _SOP_CLASSES = {
     uid.SecondaryCaptureImageStorage,
 }
 
-_VIEWS: dict[str, View] = {
-    **dict.fromkeys(("AP", "PA", "ANTERO POSTERIOR", "POSTERO ANTERIOR"), "frontal"),
-    **dict.fromkeys(("LL", "RL", "LAT", "LATERAL", "LARGE LATERAL", "LEFT LATERAL", "RIGHT LATERAL"), "lateral"),
-    **dict.fromkeys(
-        ("LPO", "RPO", "LAO", "RAO", "AP AXIAL", "PA AXIAL", "XTABLE LATERAL", "AP LLD", "PA LLD", "AP RLD", "PA RLD",
-         "LLD", "RLD", "L5 S1", "SWIMMERS", "OBLIQUE", "COSTAL"),
-        "other",
-    ),
-}  # fmt: skip
-
 
 def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
     """The single-frame grey radiograph in ``data``, the bytes of one DICOM file.
@@ -76,11 +67,6 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
         curve=shown.curve,
         inverted=shown.inverted,
     )
-
-
-def view_named(text: str) -> View | None:
-    """The view that a ViewPosition, or the meaning of a view code, stands for; None when it is not a known one."""
-    return _VIEWS.get(" ".join(text.upper().replace("-", " ").replace("_", " ").split()))
 
 
 def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:

@@ -13,8 +13,7 @@ from typing import Any
 
 from rayzero.studies.dicom import parse
 from rayzero.studies.errors import StudyFileError
-from rayzero.studies.series import MAX_SLICES
-from rayzero.studies.volumes import is_litter
+from rayzero.studies.kinds import MAX_SLICES, is_litter
 
 ATTRIBUTES = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber",

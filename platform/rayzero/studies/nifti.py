@@ -11,10 +11,9 @@ from nibabel.nifti2 import Nifti2Header
 
 from rayzero.errors import first_line
 from rayzero.studies.errors import StudyFileError
+from rayzero.studies.kinds import GZIP, nifti_version
 from rayzero.studies.study import Image
 from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader, check_size, volume_image
-
-GZIP = b"\x1f\x8b"
 
 _HEAD_BYTES = 544  # a NIfTI-2 header with its extension flag, the longest that is looked at
 _MAX_OFFSET = 2**24  # header extensions end here at the latest
@@ -26,11 +25,6 @@ _UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's world is RAS
 
 
-def is_nifti(data: bytes) -> bool:
-    """Whether the bytes are a NIfTI file, or a gzip file, which among images is NIfTI alone."""
-    return data.startswith(GZIP) or _version(data) > 0
-
-
 def read_nifti(data: bytes, image_id: str, header: VolumeHeader | None = None) -> Image:
     """The volume in ``data``, with ``header`` in place of the orientation, spacing and scale that the file states.
 
@@ -39,7 +33,7 @@ def read_nifti(data: bytes, image_id: str, header: VolumeHeader | None = None) -
     """
     zipped = data.startswith(GZIP)
     head = _inflate(data, _HEAD_BYTES) if zipped else data[:_HEAD_BYTES]
-    version = _version(head)
+    version = nifti_version(head)
     if not version:
         raise StudyFileError("open", "the file is not NIfTI: the n+1 or n+2 mark is missing")
     try:
@@ -64,13 +58,6 @@ def read_nifti(data: bytes, image_id: str, header: VolumeHeader | None = None) -
     # The first index of NIfTI runs fastest.
     stored = np.frombuffer(body, dtype, count, offset).reshape(shape[::-1])
     return volume_image(image_id, stored, header or own, units_stated=False)
-
-
-def _version(head: bytes | bytearray) -> int:
-    """1 or 2 for a single-file NIfTI header, else 0."""
-    if head[344:348] == b"n+1\0":
-        return 1
-    return 2 if head[4:8] == b"n+2\0" else 0
 
 
 def _layout(fields: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:

@@ -2,8 +2,8 @@
 
 A decoder is native code that a crafted or merely damaged file may exhaust, hang or crash. Here that costs one
 reading process, and the file is refused with a reason; the caller goes on. A reading process serves many files, so
-the price for a file is two copies through a pipe. It can open no file and no connection, and answers with plain
-JSON and pixels, never with objects.
+the price for a file is two copies through shared memory, or through a pipe for a large one. It can open no file and no
+connection, and answers with plain JSON and pixels, never with objects.
 
     from rayzero.studies.sandbox import Sandbox
     with Sandbox(workers=2) as sandbox:
@@ -20,6 +20,7 @@ import os
 import queue
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -31,16 +32,24 @@ from types import TracebackType
 from typing import Any
 
 from rayzero.studies.errors import StudyFileError
-from rayzero.studies.sandbox_process import LENGTHS, READY
+from rayzero.studies.sandbox_window import WINDOW_BYTES, create_window
 from rayzero.studies.study import Image, image_from_row
 from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader
+
+LENGTHS = struct.Struct("<QQ")
+"""Bytes of the header of a request or an answer, and of what follows it."""
+
+READY = b"ready\n"
+"""What the process says when it has confined itself."""
 
 _PROCESS = "rayzero.studies.sandbox_process"
 # All the environment that it gets: no credentials, and no threads of a numerical library, which would reserve memory.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-# A film is megabytes, and with the 64 KiB of a new pipe the two processes would wake each other up for each of them.
+# A volume is many megabytes: with the 64 KiB of a new pipe the two processes would wake each other up for each.
 _PIPE_BYTES = 2**20
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# glibc otherwise gives the memory of each film back, to get it again for the next one page by page.
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,15 +193,18 @@ class _Process:
         self._limits = limits
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        window, self._window = create_window()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _PROCESS, str(limits.memory_bytes), str(limits.cpu_seconds)],
+            [sys.executable, "-P", "-m", _PROCESS, str(limits.memory_bytes), str(limits.cpu_seconds), str(window)],
+            pass_fds=(window,),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment | _ONE_THREAD,
+            env=environment | _ONE_THREAD | _KEPT_MEMORY,
             bufsize=0,
             start_new_session=True,  # a process group of its own, which stop() ends with all that it started
         )
+        os.close(window)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -222,12 +234,18 @@ class _Process:
         """Send a file and wait for its image, or its refusal. Raises _Stopped when the process did not survive it."""
         text = json.dumps(header).encode()
         self._deadline = time.monotonic() + self._limits.wall_seconds
+        small = len(data) <= WINDOW_BYTES
+        if small:
+            self._window[: len(data)] = data
         self._send(LENGTHS.pack(len(text), len(data)) + text)
-        self._send(data)
+        if not small:
+            self._send(data)
         header_bytes, payload_bytes = LENGTHS.unpack(self._receive(LENGTHS.size))
         if max(header_bytes, payload_bytes) > self._limits.memory_bytes:
             raise _Stopped("the decoder did not survive the file (it answers nonsense)")
         answer: dict[str, Any] = json.loads(self._receive(header_bytes))
+        if payload_bytes <= WINDOW_BYTES:
+            return answer, self._window[:payload_bytes]
         return answer, self._receive(payload_bytes)
 
     def stop(self) -> None:
@@ -238,6 +256,7 @@ class _Process:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+        self._window.close()
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)

@@ -3,7 +3,7 @@
 A request and an answer are alike: two lengths, a JSON header, then bytes. The header of a request has ``name``,
 ``kind`` (image, volume or headers), for an image ``attributes`` (JSON text, or ""), and for a volume ``header`` (the
 fields of a ``VolumeHeader``, or null); that of an answer has the fields of an image, ``headers``, or ``stage`` and
-``reason``.
+``reason``. What follows the header lies in the window of ``sandbox_window`` where it fits in there.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import codecs
 import contextlib
 import io
 import json
+import mmap
 import os
 import resource
 import select
-import struct
 import sys
 import threading
 import zipfile
@@ -29,14 +29,10 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.headers import read_headers
+from rayzero.studies.sandbox import LENGTHS, READY
+from rayzero.studies.sandbox_window import WINDOW_BYTES, open_window
 from rayzero.studies.volumes import read_volume
 from rayzero.studies.voxels import VolumeHeader
-
-LENGTHS = struct.Struct("<QQ")
-"""Bytes of the header and of what follows it."""
-
-READY = b"ready\n"
-"""What the process says when it has confined itself."""
 
 
 def confine(memory_bytes: int) -> None:
@@ -134,21 +130,28 @@ def _read(data: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     return {**vars(image), "pixels": None}, image.pixels
 
 
-def _serve(requests: BinaryIO, answers: BinaryIO, cpu_seconds: int) -> None:
+def _serve(requests: BinaryIO, answers: BinaryIO, window: mmap.mmap, cpu_seconds: int) -> None:
     while lengths := requests.read(LENGTHS.size):
         header_bytes, payload_bytes = LENGTHS.unpack(lengths)
         request = json.loads(requests.read(header_bytes))
         _allow_seconds(cpu_seconds)
-        answer, pixels = _read(requests.read(payload_bytes), request)
+        data = window[:payload_bytes] if payload_bytes <= WINDOW_BYTES else requests.read(payload_bytes)
+        answer, pixels = _read(data, request)
+        del data
         text = json.dumps(answer).encode()
+        small = len(pixels) <= WINDOW_BYTES
+        if small:
+            window[: len(pixels)] = pixels
         answers.write(LENGTHS.pack(len(text), len(pixels)) + text)
-        answers.write(pixels)
+        if not small:
+            answers.write(pixels)
         answers.flush()
         del answer, pixels  # nothing of this file is held while the next one is read
 
 
 def _main(arguments: list[str]) -> None:
-    memory_bytes, cpu_seconds = (int(argument) for argument in arguments)
+    memory_bytes, cpu_seconds, descriptor = (int(argument) for argument in arguments)
+    window = open_window(descriptor)
     # What a library prints must not get between the answers.
     answers, requests = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -157,7 +160,7 @@ def _main(arguments: list[str]) -> None:
     confine(memory_bytes)
     answers.write(READY)
     answers.flush()
-    _serve(requests, answers, cpu_seconds)
+    _serve(requests, answers, window, cpu_seconds)
 
 
 if __name__ == "__main__":

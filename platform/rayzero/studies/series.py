@@ -14,11 +14,10 @@ from rayzero.studies.codecs import decode
 from rayzero.studies.dicom import check_layout, check_syntax, parse
 from rayzero.studies.display import check_range, numbers
 from rayzero.studies.errors import StudyFileError, shown
+from rayzero.studies.kinds import check_count
 from rayzero.studies.orientation import Array
 from rayzero.studies.study import Image
 from rayzero.studies.voxels import VolumeHeader, check_size, to_hounsfield, volume_image
-
-MAX_SLICES = 4096
 
 _ATTRIBUTES = [
     "SOPClassUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
@@ -65,12 +64,6 @@ def read_series(files: Iterable[tuple[str, bytes]], count: int, image_id: str) -
     _check_steps(slices, normal)
     header = stack_header(np.array([one.position for one in slices]), slices[0].axes, slices[0].spacing)
     return volume_image(image_id, np.stack([one.hu for one in slices]), header, units_stated=True)
-
-
-def check_count(count: int) -> None:
-    """Refuse more files than a series has, and fewer than make a volume."""
-    if not 2 <= count <= MAX_SLICES:
-        raise StudyFileError("open", f"{count} DICOM files make no volume; give one series of 2 to {MAX_SLICES} slices")
 
 
 def stack_header(positions: Array, axes: Array, spacing: tuple[float, float]) -> VolumeHeader:

@@ -9,29 +9,23 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.lib import format as npy
 
 from rayzero.errors import first_line
 from rayzero.studies.errors import StudyFileError
-from rayzero.studies.nifti import is_nifti, read_nifti
+from rayzero.studies.kinds import MAX_SLICES, ZIP, is_litter, is_nifti
+from rayzero.studies.nifti import read_nifti
 from rayzero.studies.orientation import Array
-from rayzero.studies.series import MAX_SLICES, read_series
+from rayzero.studies.series import read_series
 from rayzero.studies.study import Image
 from rayzero.studies.voxels import MAX_VOXELS, VolumeHeader, check_size, volume_image
 
 ACCEPTED = "NIfTI or a zip of one DICOM CT series"
 
-_ZIP = b"PK\x03\x04"
 _ARRAY = "ct.npy"
 _MAX_BYTES = 4 * MAX_VOXELS
-
-
-def is_volume(data: bytes) -> bool:
-    """Whether the bytes are of a kind that ``read_volume`` takes."""
-    return data.startswith(_ZIP) or is_nifti(data)
 
 
 def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = None, anonymous: bool = False) -> Image:
@@ -44,7 +38,7 @@ def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = No
     image_id = name or "volume"
     if is_nifti(data):
         return read_nifti(data, image_id, header)
-    if not data.startswith(_ZIP):
+    if not data.startswith(ZIP):
         raise StudyFileError("open", f"the file holds no volume; give {ACCEPTED}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -55,13 +49,6 @@ def read_volume(data: bytes, *, name: str = "", header: VolumeHeader | None = No
         # A library's own message names the file of the archive.
         cause = type(error).__name__ if anonymous else first_line(error)
         raise StudyFileError("open", f"the zip archive is damaged or encrypted ({cause})") from error
-
-
-def is_litter(path: str) -> bool:
-    """Whether a file is what media, desktops and stores add to a series: an index, a hidden file, or one of no name."""
-    parts = PurePosixPath(path).parts
-    name = parts[-1].upper() if parts else "."
-    return "__MACOSX" in parts or name.startswith(".") or name in ("DICOMDIR", "THUMBS.DB")
 
 
 def _read_archive(archive: zipfile.ZipFile, image_id: str, header: VolumeHeader | None, anonymous: bool) -> Image:

@@ -22,11 +22,10 @@ from rayzero.storage import open_url
 from rayzero.studies.corpora.regions import place
 from rayzero.studies.corpora.tables import Row
 from rayzero.studies.errors import CorpusError, StudyFileError
+from rayzero.studies.kinds import check_count, is_litter, is_volume
 from rayzero.studies.lake import MAX_STUDY_BYTES, Quarantined
 from rayzero.studies.sandbox import FILM_LIMITS, VOLUME_LIMITS, shared_sandbox
-from rayzero.studies.series import check_count
 from rayzero.studies.study import Image, Region, Report, Split, Study, View
-from rayzero.studies.volumes import is_litter, is_volume
 from rayzero.studies.voxels import VolumeHeader
 
 _HEAD_BYTES = 512  # tell a volume from a radiograph

@@ -30,10 +30,10 @@ from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.labels import Splits
 from rayzero.studies.corpora.padchest import parse_labels
 from rayzero.studies.corpora.tables import Row, existing, find_files, read_rows
-from rayzero.studies.dicom import view_named
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined
 from rayzero.studies.study import Report
+from rayzero.studies.views import view_named
 
 TABLES = (
     "derivatives/labels/Labels_covid_123.tsv",

@@ -25,10 +25,10 @@ from rayzero.reports.sections import parse_report
 from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.labels import link_priors
 from rayzero.studies.corpora.tables import Row, existing, read_rows
-from rayzero.studies.dicom import view_named
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined
 from rayzero.studies.study import Report, Split
+from rayzero.studies.views import view_named
 
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion",

@@ -23,10 +23,10 @@ from rayzero.studies.corpora.base import FileRef, StudyRef
 from rayzero.studies.corpora.labels import Closed, link_priors
 from rayzero.studies.corpora.regions import box_from_corner
 from rayzero.studies.corpora.tables import Row, find_files, read_rows, read_text
-from rayzero.studies.dicom import view_named
 from rayzero.studies.errors import CorpusError
 from rayzero.studies.lake import Quarantined
 from rayzero.studies.study import Region, Split
+from rayzero.studies.views import view_named
 
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
