@@ -13,13 +13,14 @@ from collections.abc import Sequence
 
 import pydicom
 from pydicom import uid
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 
 from rayzero.studies.codecs import TRANSFER_SYNTAXES, decode
 from rayzero.studies.display import numbers, to_display
-from rayzero.studies.errors import StudyFileError, brief, shown
+from rayzero.studies.errors import StudyFileError, shown
 from rayzero.studies.study import Image, View
 
 MAX_PIXELS = 64 * 2**20
@@ -84,20 +85,24 @@ def view_named(text: str) -> View | None:
 
 def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
     """The listed ``attributes`` of the file; the rest of the header is skipped. Raises StudyFileError."""
+    place = ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_inflated_size(data)
             dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(attributes))
             # Elements are converted on access: touch each here, so that a damaged one is an error of this stage.
-            for element in dataset:
-                _ = element.value
+            for tag in sorted(dataset.keys()):
+                place = f" at {keyword_for_tag(tag) or 'an unknown element'}"
+                _ = dataset[tag].value
     except InvalidDicomError:
         raise StudyFileError("open", "not a DICOM file: the DICM mark is missing at byte 128") from None
     except StudyFileError:
         raise
     except Exception as error:  # pydicom raises many types on damaged files
-        raise StudyFileError("open", f"the DICOM header is damaged or cut short ({brief(error)})") from error
+        # Its text is not passed on: it may repeat a value, and any value may be the patient's name.
+        cause = type(error).__name__
+        raise StudyFileError("open", f"the DICOM header is damaged or cut short{place} ({cause})") from error
     return dataset
 
 
