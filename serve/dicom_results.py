@@ -26,6 +26,7 @@ from serve.problems import Problem, failure, silence
 from serve.prompts import Prompt
 from serve.schemas import NOTICE, DicomResult
 from serve.service import Asked, Clock, Question, Service
+from serve.source_headers import IDENTITY, checked_headers
 from serve.subjects import Source
 
 DICOM = "application/dicom"
@@ -41,10 +42,6 @@ _SERIES = 901
 _LABEL_CHARS = 64
 # Voxels of one object, of all its findings together.
 _MAX_BYTES = 2**30
-_IDENTITY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
-    "StudyTime", "ReferringPhysicianName",
-)  # fmt: skip
 # What pydicom and highdicom raise for a header that they cannot work with.
 _REFUSALS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 _VOXEL_BYTES = {DicomResult.seg: 1, DicomResult.pm: 2, DicomResult.sr: 0}
@@ -71,7 +68,7 @@ async def to_dicom(service: Service, source: Source, question: Question, result:
     async with service.opened(source, about, clock) as at_hand:
         if at_hand.data is None:
             raise Problem(422, "invalid-request", "Send either file or pacs with a study.", field="file")
-        headers = await service.headers(at_hand)
+        headers = await asyncio.to_thread(checked_headers, await service.headers(at_hand), about.kind)
         prompts, asked = await service.look(client, at_hand, question, {}, clock)
 
     gone = Event()
@@ -130,10 +127,6 @@ def _in_order(headers: list[Dataset]) -> list[Dataset]:
         header.SpecificCharacterSet = "ISO_IR 192"
         if not header.get("Modality"):
             header.Modality = "CT" if header.SOPClassUID == CTImageStorage else "OT"
-        if "ImagePositionPatient" not in header:
-            # A projection has no place in the patient, and its spacing is that of the detector.
-            for name in ("FrameOfReferenceUID", "PixelSpacing"):
-                header.pop(name, None)
     if len(headers) == 1:
         return headers
     axes = np.array(headers[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
@@ -144,6 +137,8 @@ def _in_order(headers: list[Dataset]) -> list[Dataset]:
 
     ordered = sorted(headers, key=place)
     for header in ordered:
+        # ``read_series`` lets them differ by what is rounded; highdicom does not.
+        header.ImageOrientationPatient = headers[0].ImageOrientationPatient
         if not header.get("SliceThickness"):
             header.SliceThickness = f"{(place(ordered[-1]) - place(ordered[0])) / (len(ordered) - 1):.6g}"
     return ordered
@@ -156,7 +151,7 @@ def _taken_out(sources: Sequence[Dataset]) -> Dataset:
     says them. What it takes for granted is left there, empty.
     """
     kept = Dataset()
-    for name in _IDENTITY:
+    for name in IDENTITY:
         setattr(kept, name, sources[0].get(name))
         for one in sources:
             setattr(one, name, None)
@@ -169,11 +164,8 @@ def _check_sources(sources: Sequence[Dataset], asked: Asked, result: DicomResult
     size = (sources[0].Rows, sources[0].Columns)
     # A volume lies on the lake's axes, which may be others than the series has.
     same = sorted((len(sources), *size)) == sorted(shape) if volume else size == shape
-    if not same or any((one.Rows, one.Columns) != size for one in sources):
+    if not same:
         detail = "The header states another size (Rows, Columns) than the image has."
-        raise Problem(422, "unreadable-file", detail, field="file")
-    if volume and any("FrameOfReferenceUID" not in one for one in sources):
-        detail = "The series states no frame of reference, so that nothing can be placed in it."
         raise Problem(422, "unreadable-file", detail, field="file")
     voxels = int(np.prod(shape)) * (0 if asked.answer.maps is None else len(asked.answer.maps))
     most = _MAX_BYTES // _VOXEL_BYTES[result] if _VOXEL_BYTES[result] else voxels

@@ -47,7 +47,7 @@ _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _MODALITIES: dict[Kind, tuple[str, ...]] = {"radiograph": ("CR", "DX"), "volume": ("CT",)}
 _STUDY, _SERIES, _INSTANCE, _MODALITY = "0020000D", "0020000E", "00080018", "00080060"
 _UID = re.compile(UID)
-_LEVELS, _UID_CHARS = 3, 64
+_LEVELS, UID_CHARS = 3, 64
 _SEARCH_BYTES = 16 * 2**20
 _CONNECT_S = 5.0
 # A body that does not end is cut at its deadline; a header that does not, so long after it.
@@ -70,7 +70,7 @@ class Address:
 def to_address(pacs: str, text: str, field: str) -> Address:
     """``STUDY``, ``STUDY/SERIES`` or ``STUDY/SERIES/INSTANCE``, each a UID. Raises Problem (422)."""
     uids = text.split("/")
-    if len(uids) > _LEVELS or not all(len(uid) <= _UID_CHARS and _UID.fullmatch(uid) for uid in uids):
+    if len(uids) > _LEVELS or not all(len(uid) <= UID_CHARS and _UID.fullmatch(uid) for uid in uids):
         detail = "Give UIDs as STUDY, STUDY/SERIES or STUDY/SERIES/INSTANCE."
         raise Problem(422, "invalid-request", detail, field=field)
     return Address(pacs, *uids)

@@ -218,12 +218,36 @@ def test_odd_headers_and_findings_are_repeated_and_told_to_nobody_else(
     assert "Erguß / 胸水" in str(found)
 
 
-def test_headers_that_no_object_can_be_made_of_are_a_fault_of_the_file(http: TestClient) -> None:
-    # A film that is said to lie somewhere in the patient, but not how.
+def test_a_film_that_claims_a_place_in_the_patient_is_answered_without_it(http: TestClient) -> None:
     uids = {"StudyInstanceUID": "1.2.8", "SeriesInstanceUID": "1.2.9", "FrameOfReferenceUID": "1.2.7"}
-    file = encode(dataset(ramp(), ImagePositionPatient=[0, 0, 0], **uids))
-    response = http.post("/v1/dicom", files={"file": file}, data={"prompts": "nodule"})
+    found = made(http, encode(dataset(ramp(), ImagePositionPatient=[0, 0, 0], **uids)))
+    assert (found.StudyInstanceUID, "FrameOfReferenceUID" in found) == ("1.2.8", False)
+
+
+@pytest.mark.parametrize("result", ["seg", "sr"])
+def test_a_header_that_no_object_can_repeat_is_refused_before_a_model_runs(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch, result: str
+) -> None:
+    item = pydicom.Dataset()
+    item.PatientID = "HOSP-4711"
+    film = dataset(ramp(), StudyInstanceUID="1.2.8", SeriesInstanceUID="1.2.9")
+    film.add_new("PatientID", "SQ", [item])
+    monkeypatch.setattr(Service, "look", None)
+    response = http.post("/v1/dicom", files={"file": encode(film)}, data={"prompts": "nodule", "result": result})
     assert (response.status_code, response.json()["type"]) == (422, "urn:rayzero:problem:unreadable-file")
+    assert response.json()["detail"].startswith("PatientID in the header is of value representation SQ")
+    assert "4711" not in response.text
+
+
+@pytest.mark.parametrize("result", ["seg", "pm", "sr"])
+def test_slices_whose_orientation_is_rounded_differently_are_one_series(http: TestClient, result: str) -> None:
+    uids = {"StudyInstanceUID": "1.2.8", "FrameOfReferenceUID": "1.2.9", "PixelSpacing": [20, 20]}
+    files = series(chest(), **uids)
+    name = next(iter(files))
+    odd = pydicom.dcmread(io.BytesIO(files[name]))
+    odd.ImageOrientationPatient = [1, 0.0001, 0, 0, 1, 0]
+    files[name] = encode(odd)
+    assert made(http, zipped(files), model="ct", result=result).StudyInstanceUID == "1.2.8"
 
 
 def test_what_is_not_dicom_has_no_study_to_join(http: TestClient) -> None:

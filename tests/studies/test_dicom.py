@@ -22,6 +22,7 @@ from rayzero.studies.codecs import decode
 from rayzero.studies.dicom import ATTRIBUTES, read_radiograph
 from rayzero.studies.display import MAX_CURVE
 from rayzero.studies.errors import StudyFileError
+from rayzero.studies.headers import read_headers
 from rayzero.studies.preprocess import to_unit
 from tests.studies.films import dataset, encode, film_bytes, lossy_syntaxes, lut, ramp, syntaxes, view_code
 
@@ -338,3 +339,24 @@ def test_deflated_bomb_is_refused_before_it_expands() -> None:
 def test_a_deflated_film_reads_without_the_length_of_its_first_group() -> None:
     data = encode(dataset(ramp()), uid.DeflatedExplicitVRLittleEndian)
     np.testing.assert_array_equal(read_radiograph(data[:132] + data[144:]).array(), ramp())
+
+
+def test_what_a_library_says_of_a_damaged_header_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("could not convert string to float: 'Roe^Richard'")
+
+    monkeypatch.setattr(pydicom, "dcmread", broken)
+    with pytest.raises(StudyFileError, match=r"damaged or cut short \(ValueError\)") as caught:
+        read_radiograph(film_bytes())
+    assert "Roe" not in caught.value.reason
+
+
+def test_a_header_whose_element_has_no_json_names_it_and_not_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("Roe^Richard")
+
+    data = film_bytes(StudyInstanceUID="1.2.8", SeriesInstanceUID="1.2.9")
+    monkeypatch.setattr(pydicom.DataElement, "to_json_dict", broken)
+    with pytest.raises(StudyFileError, match="SOPClassUID does not hold") as caught:
+        read_headers(data)
+    assert "Roe" not in caught.value.reason

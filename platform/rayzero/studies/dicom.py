@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import pydicom
 from pydicom import uid
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 
-from rayzero.errors import first_line
 from rayzero.studies.codecs import TRANSFER_SYNTAXES, decode
 from rayzero.studies.display import numbers, to_display
 from rayzero.studies.errors import StudyFileError, shown
@@ -71,20 +71,24 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
 
 def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
     """The listed ``attributes`` of the file; the rest of the header is skipped. Raises StudyFileError."""
+    place = ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_inflated_size(data)
             dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(attributes))
             # Elements are converted on access: touch each here, so that a damaged one is an error of this stage.
-            for element in dataset:
-                _ = element.value
+            for tag in sorted(dataset.keys()):
+                place = f" at {keyword_for_tag(tag) or 'an unknown element'}"
+                _ = dataset[tag].value
     except InvalidDicomError:
         raise StudyFileError("open", "not a DICOM file: the DICM mark is missing at byte 128") from None
     except StudyFileError:
         raise
     except Exception as error:  # pydicom raises many types on damaged files
-        raise StudyFileError("open", f"the DICOM header is damaged or cut short ({first_line(error)})") from error
+        # Its text is not passed on: it may repeat a value, and any value may be the patient's name.
+        cause = type(error).__name__
+        raise StudyFileError("open", f"the DICOM header is damaged or cut short{place} ({cause})") from error
     return dataset
 
 

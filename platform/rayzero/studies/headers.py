@@ -56,5 +56,11 @@ def _read(data: bytes) -> dict[str, Any]:
     missing = [name for name in _NEEDED if dataset.get(name) in (None, "")]
     if missing:
         raise StudyFileError("header", f"the header lacks {', '.join(missing)}; no object can refer to the file")
-    kept: dict[str, Any] = dataset.to_json_dict()
+    kept: dict[str, Any] = {}
+    for element in dataset:
+        try:
+            kept[f"{element.tag:08X}"] = element.to_json_dict(None, 0)
+        except Exception as error:  # not its text, which may repeat the value
+            reason = f"{element.keyword} does not hold what its value representation says ({type(error).__name__})"
+            raise StudyFileError("header", f"{reason}; correct the file where it comes from") from error
     return kept
