@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,8 @@ def test_a_bank_counts_as_its_plain_formula() -> None:
 
 @pytest.mark.parametrize("tile", [1, 1 << 18])
 def test_local_alignment_counts_as_its_plain_formula(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayzero.ops.local_alignment._TILE_ELEMENTS", tile)
+    # By the module itself: the package gives the function under the same name.
+    monkeypatch.setattr(sys.modules["rayzero.ops.local_alignment"], "_TILE_ELEMENTS", tile)
     given = rows(3, 14, 8, seed=0), rows(4, 5, 8, seed=1), torch.ones(4, 5, dtype=torch.bool), 4.0, 5.0, 10.0
     pairs = 3 * 14 * 4 * 5
     plain = counted(local_alignment_reference, *given)
