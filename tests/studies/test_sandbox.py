@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pydicom import uid
 from rayzero.studies.errors import StudyFileError
 from rayzero.studies.files import read_image
 from rayzero.studies.sandbox import Limits, Sandbox
+from rayzero.studies.sandbox_window import WINDOW_BYTES, create_window
 from rayzero.studies.volumes import read_volume
 from rayzero.studies.voxels import VolumeHeader
 from tests.studies.films import dataset, encode, film_bytes, lut, ramp, raster, syntaxes
@@ -207,3 +209,22 @@ def test_a_process_that_ingests_loads_no_decoder() -> None:
     """Foreign bytes meet decoders in reading processes alone; and a worker starts sooner."""
     code = "import sys, rayzero.studies.ingest; print(*{'pydicom', 'nibabel', 'PIL'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_what_does_not_fit_the_window_takes_the_pipe(sandbox: Sandbox) -> None:
+    data = encode(dataset(np.arange(4200 * 4200, dtype=np.uint16).reshape(4200, 4200) % 4096))
+    image = sandbox.read_image(data, name="x")
+    assert min(len(data), len(image.pixels)) > WINDOW_BYTES
+    assert image == read_image(data, name="x")
+
+
+def test_no_process_can_cut_a_window_short_for_the_other() -> None:
+    descriptor, window = create_window()
+    try:
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 0)
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    finally:
+        window.close()
+        os.close(descriptor)

@@ -194,17 +194,19 @@ class _Process:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         window, self._window = create_window()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _PROCESS, str(limits.memory_bytes), str(limits.cpu_seconds), str(window)],
-            pass_fds=(window,),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment | _ONE_THREAD | _KEPT_MEMORY,
-            bufsize=0,
-            start_new_session=True,  # a process group of its own, which stop() ends with all that it started
-        )
-        os.close(window)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _PROCESS, str(limits.memory_bytes), str(limits.cpu_seconds), str(window)],
+                pass_fds=(window,),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment | _ONE_THREAD | _KEPT_MEMORY,
+                bufsize=0,
+                start_new_session=True,  # a process group of its own, which stop() ends with all that it started
+            )
+        finally:
+            os.close(window)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
