@@ -30,7 +30,7 @@ test: .venv/installed lint
 	@echo "== Prometheus and Redis, for the tests of the local cluster"
 	infra/install-without-service prometheus
 	infra/install-without-service redis-server
-	@# Two processes; one begins with the Ray clusters that stand alone (see tests/conftest.py).
+	@# Two processes: one has the tests with Ray clusters, which mostly wait (see tests/conftest.py).
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 fast-test: .venv/installed

@@ -23,25 +23,16 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 
-# Tests of clusters that have the machine to themselves: fixed ports, nodes that come and go, Ray's own state API, which
-# takes any cluster of the machine for its own. In this order, so that the last ones meet no other either.
-_ALONE = (
-    "tests/tune/test_sweep.py",
-    "tests/infra/test_local_cluster.py",
-    "tests/jobs/test_submit.py",
-    "tests/training/test_nodes.py",
-)
-
-
 class _ClustersInTurn(LoadFileScheduling):  # type: ignore[misc]
-    """Of several test processes, one begins with the clusters that stand alone; all other files are shared out whole.
+    """Of several test processes, one has all files that start Ray clusters; the other files are shared out whole.
 
-    Markers (``xdist_group``) would say it better; pytest 9 keeps node ids where pytest-xdist 3.8 does not find them.
+    Clusters wait more than they compute, but two at once are too much for two cores. Markers (``xdist_group``) would
+    say it better; pytest 9 keeps node ids where pytest-xdist 3.8 does not find them.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "alone" if file in _ALONE else file
+        return "clusters" if _starts_clusters(file) else file
 
 
 @cache
@@ -56,15 +47,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Clusters
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters that stand alone come first, in their order; the other files with clusters come last."""
-
-    def turn(item: pytest.Item) -> int:
-        file = item.nodeid.split("::")[0]
-        return _ALONE.index(file) if file in _ALONE else len(_ALONE) + _starts_clusters(file)
-
-    # The longest of those that come last are in training and studies.
-    items.sort(key=lambda item: item.nodeid.split("/")[1], reverse=True)
-    items.sort(key=turn)
+    """The files with clusters begin: they take longest."""
+    items.sort(key=lambda item: not _starts_clusters(item.nodeid.split("::")[0]))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -87,7 +87,7 @@ def test_no_name_of_a_slice_reaches_a_reason(tmp_path: Path, monkeypatch: pytest
 
 def test_too_few_files_or_too_many_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_series(tmp_path / "ct", series(chest()))
-    monkeypatch.setattr("rayzero.studies.series.MAX_SLICES", 5)
+    monkeypatch.setattr("rayzero.studies.kinds.MAX_SLICES", 5)
     assert _refusal(tmp_path, _ref("ct/")).reason.startswith("6 DICOM files make no volume")
 
 
