@@ -87,7 +87,8 @@ def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
         raise
     except Exception as error:  # pydicom raises many types on damaged files
         # Its text is not passed on: it may repeat a value, and any value may be the patient's name.
-        cause = type(error).__name__
+        kind = type(error)
+        cause = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
         raise StudyFileError("open", f"the DICOM header is damaged or cut short{place} ({cause})") from error
     return dataset
 

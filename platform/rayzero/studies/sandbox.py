@@ -48,8 +48,14 @@ _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 # A volume is many megabytes: with the 64 KiB of a new pipe the two processes would wake each other up for each.
 _PIPE_BYTES = 2**20
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# glibc otherwise gives the memory of each film back, to get it again for the next one page by page.
-_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
+_MEMORY = {
+    # glibc otherwise gives the memory of each film back, to get it again for the next one page by page.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+    # Of a damaged file some decoders fill a part of the picture alone. What is allocated is zeros (255 ^ 0xff), so that
+    # the rest never shows the film before, another patient's.
+    "MALLOC_PERTURB_": "255",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +207,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=environment | _ONE_THREAD | _KEPT_MEMORY,
+                env=environment | _ONE_THREAD | _MEMORY,
                 bufsize=0,
                 start_new_session=True,  # a process group of its own, which stop() ends with all that it started
             )
