@@ -81,14 +81,14 @@ def test_chunks_under_autocast_are_the_one_shot_step_to_its_precision(tmp_path: 
     torch.testing.assert_close(losses["loss"], expected.detach(), rtol=1e-2, atol=1e-2)
     mine, theirs = gradients(network), gradients(whole)
     assert set(mine) == set(theirs)
-    exact = model(tmp_path).float()
-    exact.loss(data)["loss"].backward()
-    whole_gradient, chunked, one_shot = (
-        torch.cat([values[name].flatten() for name in theirs]) for values in (gradients(exact), mine, theirs)
-    )
-    # Either is rounded in its own way, by how much depends on the processor: neither is further from the exact one.
-    errors = [float(torch.linalg.vector_norm(half - whole_gradient)) for half in (chunked, one_shot)]
-    assert errors[0] <= 2 * errors[1] <= 0.1 * float(torch.linalg.vector_norm(whole_gradient)), errors
+    single = model(tmp_path).float()
+    single.loss(data)["loss"].backward()
+    exact = gradients(single)
+    norm = torch.linalg.vector_norm
+    for name, grad in theirs.items():
+        # How much half precision rounds away depends on the processor: the one-shot step's own error says it.
+        bound = 0.05 * norm(grad) + 1e-3 + 2 * norm(grad - exact[name])
+        assert norm(mine[name] - grad) <= bound, name
 
 
 def test_a_small_batch_makes_fewer_chunks(tmp_path: Path) -> None:
