@@ -71,16 +71,15 @@ def read_radiograph(data: bytes, *, image_id: str | None = None) -> Image:
 
 def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
     """The listed ``attributes`` of the file; the rest of the header is skipped. Raises StudyFileError."""
-    place = ""
+    reached: int | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_inflated_size(data)
             dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(attributes))
             # Elements are converted on access: touch each here, so that a damaged one is an error of this stage.
-            for tag in sorted(dataset.keys()):
-                place = f" at {keyword_for_tag(tag) or 'an unknown element'}"
-                _ = dataset[tag].value
+            for reached in sorted(dataset.keys()):
+                _ = dataset[reached].value
     except InvalidDicomError:
         raise StudyFileError("open", "not a DICOM file: the DICM mark is missing at byte 128") from None
     except StudyFileError:
@@ -89,6 +88,7 @@ def parse(data: bytes, attributes: Sequence[str]) -> FileDataset:
         # Its text is not passed on: it may repeat a value, and any value may be the patient's name.
         kind = type(error)
         cause = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        place = "" if reached is None else f" at {keyword_for_tag(reached) or 'an unknown element'}"
         raise StudyFileError("open", f"the DICOM header is damaged or cut short{place} ({cause})") from error
     return dataset
 
