@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.valuerep import STANDARD_VR
 
 from serve.images import Kind
 from serve.pacs import UID, UID_CHARS
@@ -97,7 +98,7 @@ def _check_numbers(header: Header, name: str, count: int, kind: str) -> None:
 
 def _check_text(header: Header, name: str) -> None:
     if not _is_text(header, name):
-        raise _refusal(name, _told(header, name), f"one text ({_vr(name)}), which may be empty")
+        raise _refusal(name, _told(header, name), f"one text ({dictionary_VR(name)}), which may be empty")
 
 
 def _check_together(headers: Sequence[Header]) -> None:
@@ -123,7 +124,7 @@ def _is_text(header: Header, name: str) -> bool:
     if len(values) != 1:
         return False
     if found == "PN":
-        return _vr(name) == "PN" and (values[0] is None or isinstance(values[0], dict))
+        return dictionary_VR(name) == "PN" and (values[0] is None or isinstance(values[0], dict))
     return found in _TEXT and (values[0] is None or isinstance(values[0], str))
 
 
@@ -144,17 +145,9 @@ def _told(header: Header, name: str) -> str:
     """The kind of an attribute's value, in words that repeat nothing of it."""
     found = str(header[_tag(name)].get("vr", ""))
     # Two letters that a damaged file may have taken from anywhere.
-    vr = (
-        found
-        if found in _TEXT | {"PN", "SQ", "DS", "IS", "US", "SS", "UL", "SL", "FL", "FD", "OB", "OW", "UN"}
-        else "?"
-    )
+    vr = found if found in STANDARD_VR else "?"
     values = _values(header, name)
     return f"is of value representation {vr} with {len(values)} value{'' if len(values) == 1 else 's'}"
-
-
-def _vr(name: str) -> str:
-    return dictionary_VR(name)
 
 
 def _tag(name: str) -> str:
