@@ -7,27 +7,25 @@ it, and the caption's score gathers how well every word agrees with its weighted
     score = t3 log sum_w exp(t2 r_w)
 
 Captions are sorted by length and computed in tiles cut to their own longest, one image at a time, and the backward
-pass recomputes a tile. A cosine does not know the length of its arguments, so the weights of patches need no
-normaliser: exp(t1 P^T) stands for A, as long as nothing can overflow, and on the way back no row sum is missed, for the
-gradient is orthogonal to the weighted patch. What remains over (words, patches) are a softmax and an exponential each
-way and four products after them.
+pass recomputes a tile. On the way back the softmax over patches needs no row sum, for the gradient is orthogonal to the
+weighted patch. What remains over (words, patches) are two softmaxes each way and four products after them, the two that
+sum over words joined into one.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rayzero.ops.precision import as_given, wide
 from rayzero.ops.recomputation import computed_again
 
 # Elements of one (captions, words, patches) tile: a few tiles fit in a processor's cache.
-_TILE_ELEMENTS = 1 << 18
+_TILE_ELEMENTS = 1 << 17
 _SMALLEST_NORM = 1e-8
 
 
@@ -111,10 +109,8 @@ def _check(patches: Tensor, words: Tensor, word_mask: Tensor, patch_mask: Tensor
             raise ValueError(f"row {empty} of {name} has no true entry: a text without words or an image without views")
 
 
-def _tiles(words: Tensor, mask: Tensor, patches: int, t1: Tensor) -> Iterator[_Tile]:
+def _tiles(words: Tensor, mask: Tensor, patches: int) -> Iterator[_Tile]:
     """The captions by length, as many to a tile as fit."""
-    # P is at most 1, so exp(t1 P) at most exp(t1): its square, in a norm, has to leave room for the sum over patches.
-    plain = float(t1) < math.log(torch.finfo(words.dtype).max) / 3
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths, order = (mask * positions).amax(dim=1).sort()
     ends = lengths.tolist()
@@ -123,47 +119,52 @@ def _tiles(words: Tensor, mask: Tensor, patches: int, t1: Tensor) -> Iterator[_T
         stop = start + 1
         while stop < len(ends) and (stop + 1 - start) * ends[stop] * patches <= _TILE_ELEMENTS:
             stop += 1
-        yield _Tile.cut(words, mask, order[start:stop], ends[stop - 1], plain)
+        yield _Tile(words, mask, order[start:stop], ends[stop - 1], patches)
         start = stop
 
 
-@dataclass(frozen=True)
 class _Tile:
-    """Captions (indices), their words (t, L, D) up to the longest, and the same with their ``_bias`` (t L, D + 1).
+    """A few captions, and the memory that every image uses again: fresh pages cost as much as the arithmetic on them.
 
-    ``plain``: the weights of patches are exponentials without a normaliser.
+    ``captions``: t indices. ``words`` (t L, D), up to their longest; rows of padding too. ``spread`` (t L, S): P^T.
+    ``slope_and_weights`` (2 t L, S): scratch that becomes the slope of E, and A. ``words_and_inward`` (2 t L, D): the
+    words, and the gradient of the weighted patches. ``weighted`` (t L, D): the weighted patches.
     """
 
-    captions: Tensor
-    words: Tensor
-    biased: Tensor
-    plain: bool
+    def __init__(self, words: Tensor, mask: Tensor, captions: Tensor, length: int, patches: int) -> None:
+        cut, real = words[captions, :length], mask[captions, :length]
+        self.captions = captions
+        self.shape = (len(captions), length, patches)
+        self.words = cut.flatten(0, 1)
+        bias = torch.zeros_like(real, dtype=words.dtype).masked_fill_(~real, -torch.inf)
+        self._biased = _with_column(cut, bias).flatten(0, 1)
+        rows, width = self.words.shape
+        self.spread, self.weighted = words.new_empty(rows, patches), words.new_empty(rows, width)
+        self.slope_and_weights = words.new_empty(2 * rows, patches)
+        self.slope, self.weights = self.slope_and_weights.chunk(2)
+        self.words_and_inward = self.words.repeat(2, 1)
+        self.inward = self.words_and_inward[rows:]
 
-    @classmethod
-    def cut(cls, words: Tensor, mask: Tensor, captions: Tensor, length: int, plain: bool) -> _Tile:
-        cut = words[captions, :length]
-        return cls(captions, cut, _with_column(cut, _bias(mask[captions, :length], cut)).flatten(0, 1), plain)
+    def rows(self, values: Tensor) -> tuple[Tensor, ...]:
+        """The captions' entries of ``values`` (B, T, L'), as a column (t L, 1) for each image."""
+        return values[:, self.captions, : self.shape[1]].flatten(1).unsqueeze(-1).unbind()
 
-    def rows(self, values: Tensor) -> Tensor:
-        """The captions' entries of ``values`` (B, T, L'), as (B, t L, 1)."""
-        return values[:, self.captions, : self.words.shape[1]].flatten(1).unsqueeze(-1)
+    def place(self, values: Tensor, rows: Tensor) -> None:
+        """Put ``rows`` (B, t L) where the captions are in ``values`` (B, T, L')."""
+        values[:, self.captions, : self.shape[1]] = rows.unflatten(1, self.shape[:2])
 
-    def attend(self, image: Tensor, biased: Tensor, t1: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """P^T (t, L, S), weights of patches (t, L, S) and the weighted patches (t L, D) of one ``image`` (S, D).
+    def attend(self, image: Tensor, biased: Tensor, t1: Tensor, kept: Tensor | None) -> None:
+        """Fill ``spread``, ``weights`` and ``weighted`` for one ``image`` (S, D); ``slope`` is overwritten.
 
-        The weights are A times a positive number of each word's own. ``biased`` (S, D + 1) is the image and a column
-        of ones.
+        ``biased`` (S, D + 1) is the image and a column of ones.
         """
-        spread = (self.biased @ biased.T).view(*self.words.shape[:2], -1).softmax(dim=1)
-        weights = spread * t1
+        logits = torch.mm(self._biased, biased.T, out=self.slope)
+        torch.softmax(logits.view(self.shape), dim=1, out=self.spread.view(self.shape))
+        torch.mul(self.spread, t1, out=logits)
         if kept is not None:
-            weights.masked_fill_(~kept, -torch.inf)
-        weights = weights.exp_() if self.plain else weights.softmax(dim=-1)
-        return spread, weights, weights.flatten(0, 1) @ image
-
-
-def _bias(mask: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, -torch.inf)
+            logits.masked_fill_(~kept, -torch.inf)
+        torch.softmax(logits, dim=-1, out=self.weights)
+        torch.mm(self.weights, image, out=self.weighted)
 
 
 def _with_column(rows: Tensor, column: Tensor) -> Tensor:
@@ -179,46 +180,54 @@ class _WordCosines(torch.autograd.Function):
         ctx: Any, patches: Tensor, words: Tensor, t1: Tensor, word_mask: Tensor, patch_mask: Tensor | None
     ) -> Tensor:
         dots, norms = (patches.new_zeros((patches.shape[0], *word_mask.shape)) for _ in range(2))
-        biased = _with_column(patches, patches.new_ones(patches.shape[:2]))
-        for tile in _tiles(words, word_mask, patches.shape[1], t1):
-            flat, shape = tile.words.flatten(0, 1), tile.words.shape[:2]
-            for index, image in enumerate(patches):
-                kept = None if patch_mask is None else patch_mask[index]
-                _, _, weighted = tile.attend(image, biased[index], t1, kept)
-                norms[index, tile.captions, : shape[1]] = torch.linalg.vector_norm(weighted, dim=-1).view(shape)
-                dots[index, tile.captions, : shape[1]] = weighted.mul_(flat).sum(dim=-1).view(shape)
+        biased, masks = _biased(patches), _masks(patches, patch_mask)
+        for tile in _tiles(words, word_mask, patches.shape[1]):
+            tile_dots, tile_norms = (patches.new_empty((patches.shape[0], len(tile.words))) for _ in range(2))
+            for index, image in enumerate(patches.unbind()):
+                tile.attend(image, biased[index], t1, masks[index])
+                torch.linalg.vector_norm(tile.weighted, dim=-1, out=tile_norms[index])
+                torch.linalg.vecdot(tile.weighted, tile.words, out=tile_dots[index])
+            tile.place(dots, tile_dots)
+            tile.place(norms, tile_norms)
         lengths = torch.linalg.vector_norm(words, dim=-1)
         cosines = dots.div_((norms * lengths).clamp_(min=_SMALLEST_NORM)).masked_fill_(~word_mask, 0.0)
         ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines, norms)
         return cosines
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         patches, words, t1, word_mask, patch_mask, cosines, norms = ctx.saved_tensors
         grad_patches, grad_words, grad_t1 = torch.zeros_like(patches), torch.zeros_like(words), torch.zeros_like(t1)
         lengths = torch.linalg.vector_norm(words, dim=-1).clamp_(min=_SMALLEST_NORM)
         upstream, norms = grads[0].masked_fill(~word_mask, 0.0), norms.clamp(min=_SMALLEST_NORM)
         # With u = W / |W| and d = A C / |A C|: dr/d(A C) = (u - r d) / |A C|, dr/dW = (d - r u) / |W|.
-        direct, inward = upstream / (norms * lengths), upstream * cosines / norms.square()
-        biased, scaled = _with_column(patches, patches.new_ones(patches.shape[:2])), patches * t1
-        for tile in _tiles(words, word_mask, patches.shape[1], t1):
-            flat, tile_direct, tile_inward = tile.words.flatten(0, 1), tile.rows(direct), tile.rows(inward)
-            grad_tile = torch.zeros_like(flat)
-            for index, image in enumerate(patches):
-                kept = None if patch_mask is None else patch_mask[index]
+        direct, radial = upstream / (norms * lengths), -upstream * cosines / norms.square()
+        biased, masks, scaled = _biased(patches), _masks(patches, patch_mask), (patches * t1).unbind()
+        for tile in _tiles(words, word_mask, patches.shape[1]):
+            along, against, grad_tile = tile.rows(direct), tile.rows(radial), torch.zeros_like(tile.words)
+            spread, slope = tile.spread.view(tile.shape), tile.slope.view(tile.shape)
+            for index, image in enumerate(patches.unbind()):
                 with computed_again():
-                    spread, weights, weighted = tile.attend(image, biased[index], t1, kept)
-                grad_tile.addcmul_(tile_direct[index], weighted)
-                grad_weighted = weighted.mul_(-tile_inward[index]).addcmul_(tile_direct[index], flat)
-                # Through the weights of patches and the softmax over words; their scale t1 is in the smaller factor.
-                slope = torch.matmul(grad_weighted, scaled[index].T).view_as(weights).mul_(weights).mul_(spread)
+                    tile.attend(image, biased[index], t1, masks[index])
+                grad_tile.addcmul_(along[index], tile.weighted)
+                torch.mul(tile.weighted, against[index], out=tile.inward).addcmul_(along[index], tile.words)
+                # Through the softmax over patches and that over words; the scale t1 is in the smaller factor.
+                torch.mm(tile.inward, scaled[index].T, out=tile.slope).mul_(tile.weights).mul_(tile.spread)
                 through = slope.sum(dim=1, keepdim=True)
                 grad_t1 += through.sum()
                 slope.addcmul_(spread, through, value=-1.0)
-                joined = slope.flatten(0, 1)
-                grad_tile.addmm_(joined, image)
-                grad_patches[index].addmm_(joined.T, flat).addmm_(weights.flatten(0, 1).T, grad_weighted)
-            grad_words[tile.captions, : tile.words.shape[1]] = grad_tile.view_as(tile.words)
-        radial = (upstream * cosines).sum(dim=0) / lengths.square()
-        grad_words.addcmul_(words, radial.unsqueeze(-1), value=-1.0)
+                grad_tile.addmm_(tile.slope, image)
+                grad_patches[index].addmm_(tile.slope_and_weights.T, tile.words_and_inward)
+            grad_words[tile.captions, : tile.shape[1]] = grad_tile.unflatten(0, tile.shape[:2])
+        shrink = (upstream * cosines).sum(dim=0) / lengths.square()
+        grad_words.addcmul_(words, shrink.unsqueeze(-1), value=-1.0)
         return grad_patches, grad_words, grad_t1 / t1, None, None
+
+
+def _biased(patches: Tensor) -> tuple[Tensor, ...]:
+    return _with_column(patches, patches.new_ones(patches.shape[:2])).unbind()
+
+
+def _masks(patches: Tensor, mask: Tensor | None) -> Sequence[Tensor | None]:
+    return [None] * len(patches) if mask is None else mask.unbind()
