@@ -1,8 +1,9 @@
 """The server against the bare model called in a loop, side by side in one run.
 
-python -m tests.benchmarks.serving [--bundle FOLDER] [--out FILE]
+python -m tests.benchmarks.serving [--bundle FOLDER | --resolution 224] [--out FILE]
 
-Without --bundle an untrained RadZero at 224 pixels answers: what the server adds does not depend on what it learnt.
+Without --bundle a small untrained RadZero answers: what the server adds does not depend on what the model learnt, nor
+on its size, so that its share falls as the model's grows.
 Every request brings an image of its own, so nothing is answered from the caches of images. The client is the standard
 library's: it shares the machine, and what it takes of it is missing to the server.
 
@@ -186,28 +187,32 @@ def _at_gaps(ask: Callable[[bytes], float], files: Sequence[bytes], gaps: np.nda
         return [one.result() for one in waiting]
 
 
-def untrained(folder: Path) -> str:
+def untrained(folder: Path, resolution: int = 224) -> str:
     """A RadZero bundle that never learnt."""
     torch.manual_seed(0)
-    config = registry.resolve(Config(vision=VisionConfig(resolution=224)))
+    config = registry.resolve(Config(vision=VisionConfig(resolution=resolution)))
     return save_bundle(str(folder / "bundle"), registry.build(config), config, {})
 
 
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.serving", description=__doc__.split("\n")[0])
-    parser.add_argument("--bundle", help="folder of a radiograph bundle")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--bundle", help="folder of a radiograph bundle")
+    model.add_argument("--resolution", type=int, default=224, help="of the untrained model, in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="file for the figures as JSON")
     options = parser.parse_args()
     ray.init(address="local", include_dashboard=False, logging_level="error")
     with tempfile.TemporaryDirectory() as folder:
-        rows = serving(options.bundle or untrained(Path(folder)), options.rounds)
+        rows = serving(options.bundle or untrained(Path(folder), options.resolution), options.rounds)
     serve.shutdown()
     ray.shutdown()
     door = "HAProxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "Ray Serve's proxy"
+    model_name = options.bundle or f"untrained RadZero at {options.resolution} px"
     note = (
-        f"{door}, {_SIDE} px PNG, batches of up to {_BATCH}, {_CLIENTS} clients; clients and server share the machine"
+        f"{model_name}, {door}, {_SIDE} px PNG, batches of up to {_BATCH}, {_CLIENTS} clients; "
+        "clients and server share the machine"
     )
     raise SystemExit(0 if report("serving", rows, options.out, note=note) else 1)
 

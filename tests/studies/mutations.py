@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
-from pydicom import uid
+from pydicom import FileDataset, uid
 
 from tests.studies.films import dataset, encode, lossy_syntaxes, lut, ramp, raster, syntaxes
 
 
 def originals() -> list[bytes]:
-    """One small film in every coding, with tables, and the two raster formats."""
+    """One small film in every coding, with tables, and the two raster formats; the same each time."""
     table = lut("VOI", first=0, values=list(range(0, 4096, 4)), bits=12)
-    films = [encode(dataset(ramp(), WindowCenter=9, WindowWidth=99), syntax) for syntax in syntaxes()]
-    films += [encode(dataset(ramp(8).astype(np.uint8), bits=8), uid.JPEGBaseline8Bit)]
-    films += [encode(dataset(ramp()), syntax) for syntax in lossy_syntaxes() if syntax != uid.JPEGBaseline8Bit]
     modality = lut("Modality", first=0, values=list(range(4096)), bits=16)
-    films += [encode(dataset(ramp(), VOILUTSequence=[table], ModalityLUTSequence=[modality]))]
+    kinds = [(dataset(ramp(), WindowCenter=9, WindowWidth=99), syntax) for syntax in syntaxes()]
+    kinds += [(dataset(ramp(8).astype(np.uint8), bits=8), uid.JPEGBaseline8Bit)]
+    kinds += [(dataset(ramp()), syntax) for syntax in lossy_syntaxes() if syntax != uid.JPEGBaseline8Bit]
+    kinds += [(dataset(ramp(), VOILUTSequence=[table], ModalityLUTSequence=[modality]), None)]
+    films = [encode(_named(film, number), syntax) for number, (film, syntax) in enumerate(kinds)]
     return [*films, raster(ramp(16)), raster(ramp(8).astype(np.uint8), "JPEG")]
 
 
@@ -101,8 +102,13 @@ def _inflate(data: bytearray, rng: np.random.Generator) -> bytes:
 def _bomb(megabytes: int) -> bytes:
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = b"".join(deflater.compress(bytes(2**20)) for _ in range(megabytes)) + deflater.flush()
-    film = encode(dataset(ramp()), uid.DeflatedExplicitVRLittleEndian)
+    film = encode(_named(dataset(ramp()), 0), uid.DeflatedExplicitVRLittleEndian)
     return film[: 144 + int.from_bytes(film[140:144], "little")] + bomb
+
+
+def _named(film: FileDataset, number: int) -> FileDataset:
+    film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    return film
 
 
 _DAMAGE: tuple[Callable[[bytearray, np.random.Generator], bytes], ...] = (

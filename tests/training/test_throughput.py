@@ -100,7 +100,7 @@ def test_a_bank_counts_as_its_plain_formula() -> None:
     assert counted(knowledge_bank, query, bank) == plain == 12 * 7 * 11 * 16
 
 
-@pytest.mark.parametrize("tile", [1, 1 << 18])
+@pytest.mark.parametrize("tile", [1, 1 << 17])
 def test_local_alignment_counts_as_its_plain_formula(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # By the module itself: the package gives the function under the same name.
     monkeypatch.setattr(sys.modules["rayzero.ops.local_alignment"], "_TILE_ELEMENTS", tile)

@@ -8,7 +8,7 @@ it, and the caption's score gathers how well every word agrees with its weighted
 
 Captions are sorted by length and computed in tiles cut to their own longest, one image at a time, and the backward
 pass recomputes a tile. On the way back the softmax over patches needs no row sum, for the gradient is orthogonal to the
-weighted patch. What remains over (words, patches) are two softmaxes each way and four products after them, the two that
+weighted patch (to rounding: in float32 that shows in the gradient of t1 alone, where it is almost 0). What remains over (words, patches) are two softmaxes each way and four products after them, the two that
 sum over words joined into one.
 """
 
@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from rayzero.ops.precision import as_given, wide
 from rayzero.ops.recomputation import computed_again
 
-# Elements of one (captions, words, patches) tile: a few tiles fit in a processor's cache.
+# Elements of one tile, (captions, words, patches) or (captions, words, D): a few tiles fit in a processor's cache.
 _TILE_ELEMENTS = 1 << 17
 _SMALLEST_NORM = 1e-8
 
@@ -42,8 +42,8 @@ def local_alignment(
     """Scores (B, T) of each caption for each image.
 
     Args:
-        patches: (B, S, D) local features of images, of any length.
-        words: (T, L, D) local features of captions, of any length.
+        patches: (B, S, D) local features of images, of any length; finite where masked, too.
+        words: (T, L, D) local features of captions, likewise.
         word_mask: (T, L) boolean, false where a word is padding. Every caption keeps at least one word.
         word_temperature: t1, sharpens each word's attention over patches. Temperatures are positive scalars, floats
             or tensors of one element (differentiable).
@@ -113,11 +113,11 @@ def _tiles(words: Tensor, mask: Tensor, patches: int) -> Iterator[_Tile]:
     """The captions by length, as many to a tile as fit."""
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths, order = (mask * positions).amax(dim=1).sort()
-    ends = lengths.tolist()
+    ends, widest = lengths.tolist(), max(patches, words.shape[2])
     start = 0
     while start < len(ends):
         stop = start + 1
-        while stop < len(ends) and (stop + 1 - start) * ends[stop] * patches <= _TILE_ELEMENTS:
+        while stop < len(ends) and (stop + 1 - start) * ends[stop] * widest <= _TILE_ELEMENTS:
             stop += 1
         yield _Tile(words, mask, order[start:stop], ends[stop - 1], patches)
         start = stop
@@ -190,7 +190,8 @@ class _WordCosines(torch.autograd.Function):
             tile.place(dots, tile_dots)
             tile.place(norms, tile_norms)
         lengths = torch.linalg.vector_norm(words, dim=-1)
-        cosines = dots.div_((norms * lengths).clamp_(min=_SMALLEST_NORM)).masked_fill_(~word_mask, 0.0)
+        smallest = norms.clamp(min=_SMALLEST_NORM) * lengths.clamp(min=_SMALLEST_NORM)
+        cosines = dots.div_(smallest).masked_fill_(~word_mask, 0.0)
         ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines, norms)
         return cosines
 
