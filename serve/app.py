@@ -11,6 +11,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from rayzero.config import ConfigError
+from serve.allocator import KEPT_MEMORY
 from serve.batches import AT_ONCE as BATCH_AT_ONCE
 from serve.deployments import Model, Shelf, Web
 from serve.settings import AppArgs
@@ -51,7 +52,11 @@ def _behind(name: str, kind: type, args: AppArgs) -> Any:
         name=name,
         max_ongoing_requests=at_once,
         max_queued_requests=4 * at_once,
-        ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
+        ray_actor_options={
+            "num_cpus": args.cpus_per_replica,
+            "num_gpus": args.gpus_per_replica,
+            "runtime_env": {"env_vars": KEPT_MEMORY},
+        },
         # A replica that is stopped finishes what it has.
         graceful_shutdown_timeout_s=args.limits.request_seconds,
     )(kind)

@@ -76,7 +76,10 @@ class Bare:
 
 
 class _Client:
-    """Asks ``/v1/query``; each thread has a connection of its own, which stays open."""
+    """Asks ``/v1/query``; each thread has a connection of its own, which stays open from one request to the next."""
+
+    # A server closes a connection that asks nothing for some time, as this one's does while the bare model runs.
+    _IDLE_S = 10
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -88,6 +91,8 @@ class _Client:
         if not hasattr(self._own, "connection"):
             self._own.connection = HTTPConnection("127.0.0.1", self._port, timeout=120)
             self._all.append(self._own.connection)
+        elif time.perf_counter() - self._own.answered > self._IDLE_S:
+            self._own.connection.close()
         fields = [('name="prompts"', prompt.encode()) for prompt in prompts]
         parts = [*fields, ('name="file"; filename="film.png"\r\nContent-Type: image/png', file)]
         body = b"".join(
@@ -98,6 +103,7 @@ class _Client:
         self._own.connection.request("POST", "/v1/query", body + f"--{_BOUNDARY}--\r\n".encode(), headers)
         answer = self._own.connection.getresponse()
         text = answer.read()
+        self._own.answered = time.perf_counter()
         if answer.status != 200:
             raise RuntimeError(f"{answer.status}: {text.decode(errors='replace')}")
 

@@ -23,6 +23,7 @@ from rayzero.alignment import registry
 from rayzero.bundle import save_bundle
 from rayzero.config import Config, VisionConfig
 from serve import page
+from serve.allocator import KEPT_MEMORY
 from serve.app import APP_NAME, build, start
 from serve.settings import AppArgs, Limits
 from tests.ports import free_port
@@ -231,6 +232,12 @@ def test_what_fails_in_the_proxy_is_a_problem_too(http: httpx.Client) -> None:
 def _replica(deployment: str) -> psutil.Process:
     children = psutil.Process().children(recursive=True)
     return next(one for one in children if f"ServeReplica:{APP_NAME}:{deployment}" in " ".join(one.cmdline()))
+
+
+def test_replicas_of_models_keep_freed_memory(http: httpx.Client) -> None:
+    assert _query(http, png()).status_code == 200
+    # Of what was set when the process started; glibc cuts the value up in place.
+    assert _replica("model-radzero").environ().keys() >= KEPT_MEMORY.keys()
 
 
 def test_a_web_replica_that_dies_under_load_gives_no_wrong_answer(http: httpx.Client) -> None:

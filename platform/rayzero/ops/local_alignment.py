@@ -8,8 +8,8 @@ it, and the caption's score gathers how well every word agrees with its weighted
 
 Captions are sorted by length and computed in tiles cut to their own longest, one image at a time, and the backward
 pass recomputes a tile. On the way back the softmax over patches needs no row sum, for the gradient is orthogonal to the
-weighted patch (to rounding: in float32 that shows in the gradient of t1 alone, where it is almost 0). What remains over (words, patches) are two softmaxes each way and four products after them, the two that
-sum over words joined into one.
+weighted patch (to rounding: in float32 that shows in the gradient of t1 alone, where it is almost 0). What remains over
+(words, patches) are two softmaxes each way and four products after them, the two that sum over words joined into one.
 """
 
 from __future__ import annotations
