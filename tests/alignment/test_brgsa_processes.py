@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rayzero.alignment.base import Batch
 from rayzero.alignment.brgsa import BrgSA, BrgSASettings
@@ -16,6 +15,7 @@ from rayzero.training.batches import text_id
 from tests.alignment.test_many_processes import gradients
 from tests.encoders.test_volume import TINY
 from tests.encoders.tiny import tiny_bert, tiny_text
+from tests.processes import in_processes
 
 # The caption of each study; two studies say the same, and of one more there are two volumes.
 CAPTIONS = ("edema", "a nodule", "edema", "a fracture", "a mass", "no effusion")
@@ -42,8 +42,8 @@ def batch(network: BrgSA, images: range) -> Batch:
     )
 
 
-def process(rank: int, world: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+def process(rank: int, folder: str) -> None:
+    world = dist.get_world_size()
     share = range(rank, rank + 1) if rank < world - 1 else range(world - 1, len(CAPTIONS))
     network = model(Path(folder))
     losses = network.loss(batch(network, share))
@@ -53,7 +53,6 @@ def process(rank: int, world: int, folder: str) -> None:
         dist.all_reduce(grad)
         grad /= world  # what a training engine does
     torch.save({"losses": {k: v.detach() for k, v in losses.items()}, "grads": grads}, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -63,7 +62,7 @@ def test_processes_equal_one(world: int, tmp_path: Path) -> None:
     losses = network.loss(batch(network, range(len(CAPTIONS))))
     losses["loss"].backward()
     expected = gradients(network)
-    mp.spawn(process, args=(world, str(tmp_path)), nprocs=world)
+    in_processes(world, process, str(tmp_path))
     for rank in range(world):
         got = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         for name, value in losses.items():

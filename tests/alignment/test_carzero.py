@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional as F
 
 from rayzero.alignment.base import Batch
@@ -20,6 +19,7 @@ from rayzero.ops.pairwise_attention import pairwise_attention_reference
 from rayzero.training.batches import text_id
 from tests.alignment.test_many_processes import SAID, batch, gradients
 from tests.encoders.tiny import TinyVision, tiny_bert, tiny_text
+from tests.processes import in_processes
 
 SMALL = {"layers": 2, "heads": 2, "feedforward": 12, "head_widths": (6, 4), "text_layers": 2}
 TEXTS = ["There is no effusion", "There is a nodule of the left lung", "edema"]
@@ -233,8 +233,8 @@ def share_of(network: CARZero, images: range, kind: str) -> Batch:
     return one_text_each(network.text, [DRAWN[i] for i in images], list(images))
 
 
-def process(rank: int, world: int, folder: str, store: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}/store", rank=rank, world_size=world)
+def process(rank: int, folder: str, store: str) -> None:
+    world = dist.get_world_size()
     # Unequal shares: the last process takes the rest.
     images = range(rank, rank + 1) if rank < world - 1 else range(world - 1, len(SAID))
     for kind in KINDS:
@@ -248,12 +248,11 @@ def process(rank: int, world: int, folder: str, store: str) -> None:
             dist.all_reduce(grad)
             grad /= world  # what a training engine does
         torch.save({"loss": loss.detach(), "grads": grads, "taken": taken}, f"{store}/{kind}{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_equal_one(world: int, folder: Path, tmp_path: Path) -> None:
-    mp.spawn(process, args=(world, str(folder), str(tmp_path)), nprocs=world)
+    in_processes(world, process, str(folder), str(tmp_path))
     for kind in KINDS:
         network = model(folder, word_slots=97, balanced=True)
         whole = share_of(network, range(len(SAID)), kind)

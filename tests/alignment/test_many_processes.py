@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rayzero.alignment.base import AlignmentModel, Batch
 from rayzero.alignment.radzero import RadZero, RadZeroSettings
 from rayzero.encoders.text import TextEncoder, TokenBatch
 from rayzero.training.batches import text_id
 from tests.encoders.tiny import TinyVision, tiny_bert, tiny_text
+from tests.processes import in_processes
 
 # What each image's study says; sentences repeat over studies, images 0 and 1 are views of one study.
 SAID = (
@@ -49,8 +49,8 @@ def gradients(network: AlignmentModel) -> dict[str, torch.Tensor]:
     return {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
 
 
-def process(rank: int, world: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+def process(rank: int, folder: str) -> None:
+    world = dist.get_world_size()
     # Unequal shares: the last process takes the rest.
     share = range(rank, rank + 1) if rank < world - 1 else range(world - 1, len(SAID))
     network = model(Path(folder))
@@ -61,7 +61,6 @@ def process(rank: int, world: int, folder: str) -> None:
         dist.all_reduce(grad)
         grad /= world  # what a training engine does
     torch.save({"loss": loss.detach(), "grads": grads}, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -71,7 +70,7 @@ def test_processes_equal_one(world: int, tmp_path: Path) -> None:
     loss = network.loss(batch(network.text, range(len(SAID))))["loss"]
     loss.backward()
     expected = gradients(network)
-    mp.spawn(process, args=(world, str(tmp_path)), nprocs=world)
+    in_processes(world, process, str(tmp_path))
     for rank in range(world):
         got = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         torch.testing.assert_close(got["loss"], loss.detach(), rtol=0, atol=1e-12)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rayzero.alignment import alta
 from rayzero.alignment.base import PretrainingModel
 from tests.alignment import records
 from tests.encoders.tiny import tiny_bert
+from tests.processes import in_processes
 
 
 def loss_of(network: PretrainingModel, share: range) -> dict[str, torch.Tensor]:
@@ -30,8 +30,8 @@ def gradients(network: PretrainingModel) -> dict[str, torch.Tensor]:
     }
 
 
-def process(rank: int, world: int, system: str, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+def process(rank: int, system: str, folder: str) -> None:
+    world = dist.get_world_size()
     # Unequal shares: the last process takes the rest.
     total = len(records.SAID)
     share = range(rank, rank + 1) if rank < world - 1 else range(world - 1, total)
@@ -45,7 +45,6 @@ def process(rank: int, world: int, system: str, folder: str) -> None:
         dist.all_reduce(grad)
         grad /= world  # what a training engine does
     torch.save({"parts": parts, "grads": grads, "shapes": shapes, "share": len(share)}, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("system", ["alta", "mrm"])
@@ -56,7 +55,7 @@ def test_processes_equal_one(world: int, system: str, tmp_path: Path) -> None:
     expected = loss_of(network, range(len(records.SAID)))
     grads = gradients(network)
     assert all(bool(grad.any()) for grad in grads.values()), "a parameter that nothing trains"
-    mp.spawn(process, args=(world, system, str(tmp_path)), nprocs=world)
+    in_processes(world, process, system, str(tmp_path))
     for rank in range(world):
         got = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         for name, value in expected.items():

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from rayzero.ops import info_nce, multi_positive_nce, sigmoid_nce
+from tests.processes import in_processes
 
 LOSSES: list[Callable[..., torch.Tensor]] = [multi_positive_nce, info_nce, sigmoid_nce]
 
@@ -146,8 +146,8 @@ def test_half_precision_logits_are_summed_in_float32(loss: Callable[..., torch.T
     torch.testing.assert_close(value.double(), loss(rounded.double(), positives), rtol=1e-6, atol=0)
 
 
-def of_one_process(rank: int, world: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+def of_one_process(rank: int, folder: str) -> None:
+    world = dist.get_world_size()
     images = slice(0, 1) if rank == 0 else slice(1, 5)  # unequal shares, and the first holds no positive of its own
     found = {}
     for loss in LOSSES:
@@ -163,11 +163,10 @@ def of_one_process(rank: int, world: int, folder: str) -> None:
         with pytest.raises(ValueError, match="1 logits are not finite"):  # on every process, or the others would hang
             loss(share, positives[images])
     torch.save(found, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(of_one_process, args=(2, str(tmp_path)), nprocs=2)
+    in_processes(2, of_one_process, str(tmp_path))
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for loss in LOSSES:
         logits, positives = problem(5, 6, 8)

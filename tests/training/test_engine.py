@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.utils.checkpoint import checkpoint
 
 from rayzero.alignment.base import Batch
@@ -19,7 +16,7 @@ from rayzero.training import engine as engines
 from rayzero.training.gradient_cache import cached_backward
 from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
-from tests.ports import free_port
+from tests.processes import in_processes
 from tests.training.plain import train
 
 STEPS = 3
@@ -47,12 +44,10 @@ def single(data: Batch) -> Batch:
     return replace(data, pixels=data.pixels.float())
 
 
-def process(rank: int, port: int, folder: str) -> None:
+def process(rank: int, folder: str) -> None:
     """Take the steps at every stage, and save the weights."""
     import deepspeed
 
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
     for zero_stage, chunks, more in LAYOUTS + HALF:
         network = model(Path(folder)).float()
         engine = engines.build_engine(network, settings(zero_stage, chunks, more))
@@ -77,7 +72,6 @@ def process(rank: int, port: int, folder: str) -> None:
         with deepspeed.zero.GatheredParameters(list(network.parameters())):
             weights = {name: p.detach().clone() for name, p in network.named_parameters()}
         torch.save(weights, f"{folder}/{zero_stage}-{chunks}-{more}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +79,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with what two processes made of a tiny model at every stage."""
     folder = tmp_path_factory.mktemp("engine")
     tiny_bert(folder)
-    mp.spawn(process, args=(free_port(), str(folder)), nprocs=2)
+    in_processes(2, process, str(folder))
     return folder
 
 

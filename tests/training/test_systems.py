@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rayzero.alignment.base import Batch, PretrainingModel
 from rayzero.config import Config, load_config
 from rayzero.training import engine as engines
 from tests.alignment import records, test_brgsa_processes, test_carzero, test_many_processes
 from tests.encoders.tiny import tiny_bert
-from tests.ports import free_port
+from tests.processes import in_processes
 from tests.training.plain import train
 
 STEPS = 4
@@ -85,15 +83,13 @@ def curve(case: Case, folder: Path, zero_stage: int) -> list[float]:
     return losses
 
 
-def process(rank: int, world: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    world = dist.get_world_size()
     curves = {
         (name, stage): curve(case, Path(folder), stage) for name, case in CASES.items() for stage in LAYOUTS[world]
     }
     torch.save(curves, f"{folder}/curves-{world}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     tiny_bert(path)
     for world in LAYOUTS:
-        mp.spawn(process, args=(world, free_port(), str(path)), nprocs=world)
+        in_processes(world, process, str(path))
     return path
 
 

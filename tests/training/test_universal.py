@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from rayzero.config import Config, load_config
@@ -18,6 +16,7 @@ from rayzero.training.checkpoint import TAG, Found, LoopState, _optimizer_names
 from rayzero.training.manifest import Manifest, Stored
 from tests.alignment.test_many_processes import SAID, batch, model
 from tests.encoders.tiny import tiny_bert
+from tests.processes import in_processes
 from tests.training import plain
 from tests.training.test_engine import single
 
@@ -88,19 +87,14 @@ def load_all(folder: Path, world: int) -> dict[tuple[int, int], dict[str, Tensor
     return ended
 
 
-def work(rank: int, world: int, folder: str, save: bool, load: int | None) -> None:
-    """What each of ``world`` processes does; DeepSpeed keeps a process's first world, so never in pytest's own."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store-{world}-{save}-{load}", rank=rank, world_size=world
-    )
+def work(rank: int, folder: str, save: bool, load: int | None) -> None:
+    """What each process does; DeepSpeed keeps a process's first world, so never in pytest's own."""
     if save:
         save_all(Path(folder))
     if load is not None:
         ended = load_all(Path(folder), load)
         if rank == 0:
             torch.save(ended, f"{folder}/ended-{load}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +115,9 @@ def expected(folder: Path) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def ended(folder: Path, expected: dict[str, Tensor]) -> dict[tuple[int, int, int], dict[str, Tensor]]:
     """Final weights by (processes before, stage before, stage after); one process goes on as two, two as one."""
-    mp.spawn(work, args=(1, str(folder), True, None), nprocs=1)
-    mp.spawn(work, args=(2, str(folder), True, 1), nprocs=2)
-    mp.spawn(work, args=(1, str(folder), False, 2), nprocs=1)
+    in_processes(1, work, str(folder), True, None)
+    in_processes(2, work, str(folder), True, 1)
+    in_processes(1, work, str(folder), False, 2)
     saved = {processes: torch.load(folder / f"ended-{processes}.pt", weights_only=True) for processes in PAIRS}
     return {(processes, *stages): value for processes, ended in saved.items() for stages, value in ended.items()}
 

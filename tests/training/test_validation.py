@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rayzero.alignment import registry
 from rayzero.alignment.base import AlignmentModel, TextFeatures
@@ -35,6 +34,7 @@ from rayzero.training.run import check_monitor
 from rayzero.training.validation import validate
 from rayzero.training.zero_shot import FIGURES
 from tests.encoders.tiny import WORDS, tiny_bert
+from tests.processes import in_processes
 from tests.toys import toy_study
 
 
@@ -136,15 +136,13 @@ def test_figures_are_those_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.
     assert 0 < figures["validation/report_recall_at_5"] < figures["validation/report_recall_at_10"] < 1
 
 
-def of_one_process(rank: int, world: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+def of_one_process(rank: int, folder: str) -> None:
     config = load_config(Path(folder, "config.yaml"))
     source = lake_source(open_lake(f"{folder}/lake"), "validation", config.data, 64)
     torch.manual_seed(0)
     model = registry.build(config)
-    figures = validate(model, source, config, rank=rank, world_size=world)
+    figures = validate(model, source, config, rank=rank, world_size=dist.get_world_size())
     Path(folder, f"rank{rank}.json").write_text(json.dumps(figures))
-    dist.destroy_process_group()
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +162,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.M
     assert len(encoded) == len(set(encoded))  # each text once, whatever the row groups
     assert alone.keys() == {"validation/findings"} | {f"validation/{name}" for name in FIGURES}
     (tmp_path / "config.yaml").write_text(dump_yaml(config))
-    mp.spawn(of_one_process, args=(2, str(tmp_path)), nprocs=2)
+    in_processes(2, of_one_process, str(tmp_path))
     assert [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)] == [alone, alone]
 
 

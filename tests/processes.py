@@ -1,0 +1,33 @@
+"""Processes of this machine joined by gloo, as a training run's workers on CPUs are."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def in_processes(world: int, work: Callable[..., None], *args: object) -> None:
+    """Call ``work(rank, *args)`` in ``world`` new processes, which form a process group.
+
+    Raises:
+        torch.multiprocessing.ProcessException: One of them failed; the others are ended.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_joined, args=(world, f"{folder}/store", work, args), nprocs=world)
+
+
+def _joined(rank: int, world: int, store: str, work: Callable[..., None], args: tuple[object, ...]) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    work(rank, *args)
+    dist.barrier()
+    # The interpreter is not taken down: DeepSpeed keeps its groups, and a thread of gloo that lets go of a tensor
+    # while Python ends aborts the process.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
