@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -9,6 +10,9 @@ from collections.abc import Callable
 
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+# What processes of these tests import, once for all of them.
+multiprocessing.set_forkserver_preload(["rayzero.training.engine", "deepspeed", "transformers"])
 
 
 def in_processes(world: int, work: Callable[..., None], *args: object) -> None:
@@ -18,7 +22,7 @@ def in_processes(world: int, work: Callable[..., None], *args: object) -> None:
         torch.multiprocessing.ProcessException: One of them failed; the others are ended.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_joined, args=(world, f"{folder}/store", work, args), nprocs=world)
+        mp.start_processes(_joined, (world, f"{folder}/store", work, args), world, start_method="forkserver")
 
 
 def _joined(rank: int, world: int, store: str, work: Callable[..., None], args: tuple[object, ...]) -> None:
