@@ -5,6 +5,7 @@
 
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
@@ -55,11 +56,17 @@ def _behind(name: str, kind: type, args: AppArgs) -> Any:
         ray_actor_options={
             "num_cpus": args.cpus_per_replica,
             "num_gpus": args.gpus_per_replica,
-            "runtime_env": {"env_vars": KEPT_MEMORY},
+            **({} if args.gpus_per_replica else {"runtime_env": _with_kept_memory()}),
         },
         # A replica that is stopped finishes what it has.
         graceful_shutdown_timeout_s=args.limits.request_seconds,
     )(kind)
+
+
+def _with_kept_memory() -> dict[str, Any]:
+    """The runtime environment of this program and KEPT_MEMORY: Serve gives its own to deployments that have none."""
+    own = dict(ray.get_runtime_context().runtime_env) if ray.is_initialized() else {}
+    return {**own, "env_vars": {**own.get("env_vars", {}), **KEPT_MEMORY}}
 
 
 def _at_once(args: AppArgs) -> int:

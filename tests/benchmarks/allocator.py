@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -36,16 +35,18 @@ def _model(resolution: int) -> AlignmentModel:
     return registry.build(registry.resolve(Config(vision=VisionConfig(resolution=resolution)))).eval()
 
 
-def _process(environment: Mapping[str, str]) -> ProcessPoolExecutor:
+def process(*, kept: bool) -> ProcessPoolExecutor:
+    """One new process, with KEPT_MEMORY or, whatever this one has, without."""
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-    with patch.dict(os.environ, environment):
+    plain = {name: value for name, value in os.environ.items() if name not in KEPT_MEMORY}
+    with patch.dict(os.environ, {**plain, **KEPT_MEMORY} if kept else plain, clear=True):
         pool.submit(os.getpid).result()
     return pool
 
 
 def rows(rounds: int) -> list[Row]:
     """The rows of the table."""
-    with _process(KEPT_MEMORY) as kept, _process({}) as plain:
+    with process(kept=True) as kept, process(kept=False) as plain:
         return [
             Row(
                 f"pass over 4 images of {resolution} px, s",

@@ -190,8 +190,8 @@ class _WordCosines(torch.autograd.Function):
             tile.place(dots, tile_dots)
             tile.place(norms, tile_norms)
         lengths = torch.linalg.vector_norm(words, dim=-1)
-        smallest = norms.clamp(min=_SMALLEST_NORM) * lengths.clamp(min=_SMALLEST_NORM)
-        cosines = dots.div_(smallest).masked_fill_(~word_mask, 0.0)
+        denominators = norms.clamp(min=_SMALLEST_NORM) * lengths.clamp(min=_SMALLEST_NORM)
+        cosines = dots.div_(denominators).masked_fill_(~word_mask, 0.0)
         ctx.save_for_backward(patches, words, t1, word_mask, patch_mask, cosines, norms)
         return cosines
 
