@@ -7,7 +7,6 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -29,7 +28,7 @@ from serve.engine import Answer, Description, Engine, Match, ModelInput, describ
 from serve.examples import ExampleSet
 from serve.live import VOCABULARY, Live
 from serve.meters import count_cache, observe_batch, observe_stage
-from serve.passes import Passes, apart, model_thread
+from serve.passes import Lanes, Passes, apart
 from serve.problems import Problem
 from serve.schemas import IndexInfo
 from serve.service import Service
@@ -68,7 +67,7 @@ class _Answered:
 class Model:
     """One bundle. Subjects are encoded in batches; features of subjects and prompts are kept."""
 
-    def __init__(self, name: str, url: str, args: AppArgs, thread: ThreadPoolExecutor | None = None) -> None:
+    def __init__(self, name: str, url: str, args: AppArgs, lanes: Lanes | None = None) -> None:
         set_up_tracing(args.tracing)
         torch.set_num_threads(args.threads)
         self._engine = apart(partial(_warm_engine, name, url, args))
@@ -78,7 +77,7 @@ class Model:
             key: load_index(index.url, fingerprint(url)) for key, index in args.indexes.items() if index.model == name
         }
         self._images: LruCache[ImageFeatures] = LruCache(args.cached_images)
-        self._passes = Passes(self._work, most=args.max_batch_size, thread=thread)
+        self._passes = Passes(self._work, lanes or _lanes(args))
 
     async def describe(self) -> Description:
         """What the model is."""
@@ -163,7 +162,7 @@ class Model:
         return value
 
     def _work(self, batch: Sequence[_Question]) -> Iterator[_Answered | Exception]:
-        """One pass of the encoder over what is new in a batch, then its questions one by one. Runs in the thread."""
+        """One pass of the encoder over what is new in a batch, then its questions one by one. Runs in a lane."""
         began = time.time_ns()
         here: dict[str, ImageFeatures] = {}
         new: dict[str, ModelInput] = {}
@@ -200,9 +199,8 @@ class Model:
                 yield _Answered(value, (began, ended), (looked, time.time_ns()))
 
     def _answer(self, features: ImageFeatures, prompts: Sequence[str], maps: bool, top: int | None) -> Answer:
-        before = self._engine.prompt_misses
         answer = self._engine.answer(features, prompts, maps=maps, top=top)
-        missed = min(len(prompts), self._engine.prompt_misses - before)
+        missed = min(len(prompts), answer.encoded)
         count_cache("prompt", self._name, hits=len(prompts) - missed, misses=missed)
         return answer
 
@@ -225,17 +223,21 @@ def _warm_engine(name: str, url: str, args: AppArgs) -> Engine:
     return engine
 
 
+def _lanes(args: AppArgs) -> Lanes:
+    return Lanes(args.threads, args.max_batch_size, side_by_side=not args.gpus_per_replica)
+
+
 class Shelf:
     """Many bundles that are asked rarely: a replica holds some of them at a time, those asked last."""
 
     def __init__(self, urls: dict[str, str], args: AppArgs) -> None:
         set_up_tracing(args.tracing)
-        thread = model_thread()
+        lanes = _lanes(args)
 
         async def load(name: str) -> Model:
             # A model that made room is a cycle, and its weights would stay until some later collection.
             gc.collect()
-            return await asyncio.to_thread(Model, name, urls[name], args, thread)
+            return await asyncio.to_thread(Model, name, urls[name], args, lanes)
 
         # Serve finds the replica that holds a model already by what this wrapper says it loaded.
         self._load = serve.multiplexed(max_num_models_per_replica=args.shelf_models)(load)

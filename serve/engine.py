@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ class Answer:
     """Of one subject and T prompts: ``logits`` (T,), ``probabilities`` (T,), and ``maps`` (M, *grid) if asked for.
 
     ``intervals`` (T, 2) are the 95 % intervals of the probabilities where the bundle has what they take. ``order`` (T,)
-    ranks the prompts, likeliest first; ``mapped`` (M,) names the prompt of each map.
+    ranks the prompts, likeliest first; ``mapped`` (M,) names the prompt of each map. ``encoded`` counts the sentences
+    whose features were not kept.
     """
 
     logits: Float
@@ -71,6 +73,7 @@ class Answer:
     order: Index
     mapped: Index
     maps: Float | None
+    encoded: int
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,14 @@ class Match:
 
 
 class Engine:
-    """A loaded bundle. Not thread-safe: one thread calls it, for a model gains nothing from two."""
+    """A loaded bundle. Thread-safe."""
 
     def __init__(self, name: str, bundle: Bundle, cached_prompts: int) -> None:
         self._bundle = bundle
         self._prompts: LruCache[TextFeatures] = LruCache(cached_prompts)
         # Whole lists: gathering hundreds of rows anew for each request costs more than scoring them.
         self._lists: LruCache[TextFeatures] = LruCache(2 * cached_prompts, lambda text: len(text.pooled))
-        self._misses = 0
+        self._texts = Lock()
         self.description = describe(name, bundle.config, bundle.card, bundle.checksum)
 
     @classmethod
@@ -116,7 +119,7 @@ class Engine:
         ``maps`` asks for the maps too, of the ``top`` likeliest alone where that is given.
         """
         phrased = self._bundle.phrase(prompts)
-        text = self._encode_prompts(phrased.sentences)
+        text, encoded = self._encode_prompts(phrased.sentences)
         logits = phrased.mean(self._bundle.score(image, text))[0]
         order = np.argsort(-logits, kind="stable")
         mapped = np.arange(len(prompts)) if top is None else order[:top]
@@ -132,6 +135,7 @@ class Engine:
             order=order,
             mapped=mapped,
             maps=found,
+            encoded=encoded,
         )
 
     def search_sentences(self, index: VectorIndex, image: ImageFeatures, count: int) -> list[Match]:
@@ -151,7 +155,7 @@ class Engine:
     def search_images(self, index: VectorIndex, sentence: str, count: int) -> list[Match]:
         """The ``count`` images of ``index`` that the system scores highest for ``sentence``, best first."""
         phrased = self._bundle.phrase([sentence])
-        text = self._encode_prompts(phrased.sentences)
+        text, _ = self._encode_prompts(phrased.sentences)
         rows = index.propose_images(text.pooled[:1], max(count, CANDIDATES))
         device = self._bundle.model.device
         kept = index.features(rows)
@@ -168,34 +172,33 @@ class Engine:
         """Encode ``prompts`` before anybody asks for them."""
         self._encode_prompts(self._bundle.phrase(prompts).sentences)
 
-    @property
-    def prompt_misses(self) -> int:
-        """Sentences that had to be encoded so far."""
-        return self._misses
-
     def check(self) -> None:
         """One real inference, nothing cached. Raises RuntimeError when the model does not give finite scores."""
         image = self.encode([_blank(self.description)])[0]
-        if not np.isfinite(self._bundle.score(image, self._bundle.encode_prompts(["There is pneumonia"]))).all():
+        with self._texts:
+            text = self._bundle.encode_prompts(["There is pneumonia"])
+        if not np.isfinite(self._bundle.score(image, text)).all():
             raise RuntimeError(f"model {self.description.name} gives scores that are not finite")
 
-    def _encode_prompts(self, prompts: Sequence[str]) -> TextFeatures:
+    def _encode_prompts(self, prompts: Sequence[str]) -> tuple[TextFeatures, int]:
+        """Features of ``prompts``, and how many of them were not kept."""
         key = "\0".join(prompts)
         whole = self._lists.get(key)
         if whole is not None:
-            return whole
-        found = {prompt: self._prompts.get(prompt) for prompt in prompts}
-        missing = [prompt for prompt, features in found.items() if features is None]
-        for start in range(0, len(missing), _TEXT_BATCH):
-            part = missing[start : start + _TEXT_BATCH]
-            fresh = self._bundle.encode_prompts(part)
-            for row, prompt in enumerate(part):
-                found[prompt] = _row(fresh, row)
-                self._prompts.put(prompt, found[prompt])  # type: ignore[arg-type]
-        self._misses += len(missing)
+            return whole, 0
+        # A tokenizer's first call changes it; and who asks for the same meanwhile does not encode it, too.
+        with self._texts:
+            found = {prompt: self._prompts.get(prompt) for prompt in prompts}
+            missing = [prompt for prompt, features in found.items() if features is None]
+            for start in range(0, len(missing), _TEXT_BATCH):
+                part = missing[start : start + _TEXT_BATCH]
+                fresh = self._bundle.encode_prompts(part)
+                for row, prompt in enumerate(part):
+                    found[prompt] = _row(fresh, row)
+                    self._prompts.put(prompt, found[prompt])  # type: ignore[arg-type]
         whole = _stack([features for prompt in prompts if (features := found[prompt]) is not None])
         self._lists.put(key, whole)
-        return whole
+        return whole, len(missing)
 
 
 def describe(name: str, config: Config, card: dict[str, Any], checksum: str) -> Description:

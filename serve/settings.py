@@ -112,10 +112,14 @@ class AppArgs(BaseModel):
     max_batch_size: int = Field(
         default=4,
         ge=1,
-        description="Images that one pass of the image encoder takes: 4 fill a CPU, a GPU takes more",
+        description="Images that a model's passes through its encoder take together: 4 fill a CPU, a GPU takes more",
     )
     cached_images: int = Field(default=256, ge=0, description="Images whose features a model replica keeps")
     cached_prompts: int = Field(default=4096, ge=1, description="Prompts whose features a model replica keeps")
-    threads: int = Field(default=2, ge=1, description="Torch threads of a model replica on the CPU")
+    threads: int = Field(
+        default=2,
+        ge=1,
+        description="Torch threads of a model replica on the CPU: all for a pass alone, one for each of several",
+    )
     cpus_per_replica: float = Field(default=0.5, ge=0.0, description="CPUs that Ray sets aside for each replica")
     gpus_per_replica: float = Field(default=0.0, ge=0.0, description="GPUs of each model replica; 0 runs on the CPU")

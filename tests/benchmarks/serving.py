@@ -233,7 +233,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="file for the figures as JSON")
     options = parser.parse_args()
-    ray.init(address="local", include_dashboard=False, logging_level="error")
+    # What replicas log is written to files; on its way to this terminal, too, it would take the time of the cores.
+    ray.init(address="local", include_dashboard=False, logging_level="error", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         rows = serving(options.bundle or untrained(Path(folder), options.resolution), options.rounds)
     serve.shutdown()

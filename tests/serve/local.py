@@ -10,11 +10,12 @@ from serve.engine import Answer, Description, Engine, Match, ModelInput
 
 
 class LocalClient:
-    """A model in this process that counts how many images it encoded."""
+    """A model in this process that counts how many images and sentences it encoded."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.encoded = 0
+        self.sentences_encoded = 0
         self.indexes: dict[str, VectorIndex] = {}
         self.failure: Exception | None = None
         self._images: dict[str, ImageFeatures] = {}
@@ -29,7 +30,11 @@ class LocalClient:
         if self.failure is not None:
             raise self.failure
         features = self._features(key, given)
-        return None if features is None else self.engine.answer(features, prompts, maps=maps, top=top)
+        if features is None:
+            return None
+        answer = self.engine.answer(features, prompts, maps=maps, top=top)
+        self.sentences_encoded += answer.encoded
+        return answer
 
     async def search(
         self, index: str, key: str, given: ModelInput | None, *, sentence: str | None, count: int

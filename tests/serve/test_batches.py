@@ -97,9 +97,9 @@ def test_ranking_keeps_the_likeliest_and_their_maps_alone(http: TestClient, mode
         np.testing.assert_allclose(values, others, atol=1e-5)
     assert len(best) == 5
     assert [one["logit"] for one in best] == sorted((one["logit"] for one in whole), reverse=True)[:5]
-    encoded = model.engine.prompt_misses
+    encoded = model.sentences_encoded
     http.post("/v1/query", files={"file": png(2)}, data=form)
-    assert model.engine.prompt_misses == encoded
+    assert model.sentences_encoded == encoded
 
 
 def test_lists_of_findings_kept_by_the_server(http: TestClient) -> None:
