@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from threading import Event
 from typing import Any, Protocol, TypeVar
 
@@ -26,13 +27,15 @@ from serve.meters import observe_stage, request_id
 from serve.pacs import Archive, check_identity
 from serve.problems import Problem
 from serve.prompts import Prompt, read_prompts, to_prompt
-from serve.schemas import GreyScale, ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
+from serve.schemas import Finding, GreyScale, ImageInfo, IndexInfo, MapFormat, ModelInfo, QueryResponse
 from serve.settings import Limits, PacsArgs
 from serve.subjects import Prepared, Source, Subject, check_companions, to_input
 from serve.tracing import stage_span
 
 T = TypeVar("T")
 
+# Of so many it takes less to find the hash than to wake up a thread that does.
+_BRIEF_BYTES = 2**20
 # Volumes that are drawn at once: a map at native resolution takes hundreds of megabytes.
 _VOLUMES_DRAWN = 2
 
@@ -205,12 +208,15 @@ class Service:
         return await self._in_turn(lambda: self.images.headers(data), patient=source.patient)
 
     async def _file(self, data: bytes, field: str, *, patient: bool) -> StoredImage:
-        image_id = await asyncio.to_thread(image_id_of, data)
+        image_id = image_id_of(data) if len(data) < _BRIEF_BYTES else await asyncio.to_thread(image_id_of, data)
         stored = self.images.get(image_id)
         if stored is not None:
             return stored
-        image = await self._in_turn(lambda: self.images.read(data, field=field), patient=patient)
-        return await asyncio.to_thread(self.images.add, image_id, image)
+
+        def read() -> StoredImage:
+            return self.images.add(image_id, self.images.read(data, field=field))
+
+        return await self._in_turn(read, patient=patient)
 
     async def _in_turn(self, read: Callable[[], T], *, patient: bool) -> T:
         """What ``read`` makes of a file, in a thread, once one of the reading processes is free for it.
@@ -254,16 +260,8 @@ class Service:
         clock = Clock(about.name)
         prompts, asked = await self.look(client, source, question, companions or {}, clock)
         drawing = Drawing(question.forms, self.threshold(question, about), question.slice, self.limits.map_side)
-        gone = Event()
         with clock.stage("maps"):
-            async with self.drawing(asked.subject):
-                try:
-                    results = await asyncio.to_thread(
-                        to_findings, prompts, asked.answer, asked.geometry, drawing, question.top, gone
-                    )
-                finally:
-                    # A thread is not cancelled with the request that waits for it.
-                    gone.set()
+            results = await self._findings(prompts, asked, drawing, question.top)
         return QueryResponse(
             model=about.name,
             checksum=about.checksum,
@@ -274,6 +272,21 @@ class Service:
             results=results,
             timings_ms=clock.laps,
         )
+
+    async def _findings(
+        self, prompts: Sequence[Prompt], asked: Asked, drawing: Drawing, top: int | None
+    ) -> list[Finding]:
+        gone = Event()
+        described = partial(to_findings, prompts, asked.answer, asked.geometry, drawing, top, gone)
+        if asked.answer.maps is None:
+            # Sooner done than a thread is woken up.
+            return described()
+        async with self.drawing(asked.subject):
+            try:
+                return await asyncio.to_thread(described)
+            finally:
+                # A thread is not cancelled with the request that waits for it.
+                gone.set()
 
     async def look(
         self,
